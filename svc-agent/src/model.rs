@@ -1,0 +1,109 @@
+//! Validated domain types: what the agent knows of the cluster. Built in `source`, read by everything behind it.
+//! Only the fields we use; no Kubernetes, no kernel types.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// `namespace/name` of an object.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ObjectName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Transport protocols a Service port can have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Transport {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+impl From<IpAddr> for IpFamily {
+    fn from(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TrafficPolicy {
+    Cluster,
+    Local,
+}
+
+/// A Service that this agent implements (headless, ExternalName and foreign ones never get here).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub name: ObjectName,
+    pub cluster_ips: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+    pub internal_traffic_policy: TrafficPolicy,
+    /// sessionAffinity ClientIP: timeoutSeconds.
+    pub affinity_timeout_seconds: Option<u32>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Empty for an unnamed port.
+    pub name: Arc<str>,
+    pub transport: Transport,
+    pub port: u16,
+}
+
+/// One EndpointSlice that belongs to some service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointSlice {
+    pub name: ObjectName,
+    /// Name of the Service in the same namespace (label kubernetes.io/service-name).
+    pub service: Arc<str>,
+    pub family: IpFamily,
+    pub ports: Vec<EndpointPort>,
+    pub endpoints: Vec<Endpoint>,
+    /// Annotation endpoints.kubernetes.io/last-change-trigger-time.
+    pub last_change_trigger: Option<SystemTime>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointPort {
+    pub name: Arc<str>,
+    pub transport: Transport,
+    pub port: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    pub node: Option<Arc<str>>,
+    pub zone_hints: BTreeSet<Arc<str>>,
+    pub node_hints: BTreeSet<Arc<str>>,
+}
+
+/// This node, as far as Services care.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// Label topology.kubernetes.io/zone.
+    pub zone: Option<Arc<str>>,
+    /// InternalIP addresses of the status.
+    pub addresses: Vec<IpAddr>,
+    /// The cluster autoscaler is about to delete the node (taint ToBeDeletedByClusterAutoscaler), or it is being deleted.
+    pub leaving: bool,
+}

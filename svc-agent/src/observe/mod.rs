@@ -1,0 +1,1 @@
+//! Metrics, health, and reading the pinned maps for people.

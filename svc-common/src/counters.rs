@@ -1,0 +1,23 @@
+//! Per-CPU counters. SERVICE_COUNTERS is a per-CPU hash by service index: memory follows the services that are used
+//! on this node, not the ceiling. DROP_COUNTERS is a per-CPU array of u64 by `DropReason`.
+
+use crate::abi;
+
+/// Value of SERVICE_COUNTERS. Packets and bytes are those TC translated; a socket hook sees connections only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ServiceCounters {
+    /// New flows translated by TC.
+    pub connections_tc: u64,
+    /// connect() calls, and first datagrams of unconnected sockets, translated by the socket hooks.
+    pub connections_socket: u64,
+    /// Packets client → backend, and their bytes (IP header and payload).
+    pub packets_to_backend: u64,
+    pub bytes_to_backend: u64,
+    /// Packets backend → client, and their bytes.
+    pub packets_to_client: u64,
+    pub bytes_to_client: u64,
+    /// New connections that were refused or dropped.
+    pub rejected: u64,
+}
+abi!(ServiceCounters, 56);

@@ -1,0 +1,80 @@
+//! The contract between the kernel programs and the agent: every map key and value, map names, drop reasons.
+//! No logic, no allocation, no std. A change of any layout here needs a new [`ABI_VERSION`] and golden file.
+//! Neighbours: `svc-datapath` reads and writes these values, `svc-agent` fills and shows them.
+#![no_std]
+
+mod address;
+mod config;
+mod counters;
+mod event;
+mod flow;
+mod reason;
+mod service;
+mod socket;
+
+pub use address::{AddrV4, AddrV6, Family, Port, Protocol};
+pub use config::{ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, address_class, feature};
+pub use counters::ServiceCounters;
+pub use event::{Event, event_kind, event_path};
+pub use flow::{Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, flow_op, flow_stage, flow_state};
+pub use reason::DropReason;
+pub use service::{
+    AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
+    ServiceEntry, ServiceName, Verdict, backend_flag, service_flag,
+};
+pub use socket::{SocketKey, SocketValue, socket_direction};
+
+/// Names the directory of pins below the bpffs root; maps of another version are never adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Map names, as in the object file, in the pin directory and in `bpftool map`.
+pub mod map {
+    pub const CONFIG: &str = "CONFIG";
+    pub const ADDRESS_FILTER: &str = "ADDRESS_FILTER";
+    pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
+    pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
+    pub const SERVICES: &str = "SERVICES";
+    pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
+    pub const SLOTS: &str = "SLOTS";
+    pub const BACKENDS: &str = "BACKENDS";
+    pub const FLOWS_V4: &str = "FLOWS_V4";
+    pub const FLOWS_V6: &str = "FLOWS_V6";
+    pub const AFFINITY: &str = "AFFINITY";
+    pub const SOCKETS: &str = "SOCKETS";
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Program names, as in the object file and (as links) in the pin directory.
+pub mod program {
+    pub const POD_INGRESS: &str = "pod_ingress";
+    pub const POD_EGRESS: &str = "pod_egress";
+    pub const UPLINK_INGRESS: &str = "uplink_ingress";
+    pub const UPLINK_EGRESS: &str = "uplink_egress";
+    pub const CONNECT4: &str = "connect4";
+    pub const CONNECT6: &str = "connect6";
+    pub const SENDMSG4: &str = "sendmsg4";
+    pub const SENDMSG6: &str = "sendmsg6";
+    pub const RECVMSG4: &str = "recvmsg4";
+    pub const RECVMSG6: &str = "recvmsg6";
+    pub const GETPEERNAME4: &str = "getpeername4";
+    pub const GETPEERNAME6: &str = "getpeername6";
+}
+
+/// Declares a value both sides may exchange as plain bytes, and checks its size at compile time.
+macro_rules! abi {
+    ($type:ty, $size:expr) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        // SAFETY: repr(C) of integers only, all bit patterns valid, no implicit padding (size asserted above).
+        #[cfg(feature = "user")]
+        unsafe impl bytemuck::Zeroable for $type {}
+        // SAFETY: as above.
+        #[cfg(feature = "user")]
+        unsafe impl bytemuck::Pod for $type {}
+        // SAFETY: as above.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    };
+}
+pub(crate) use abi;

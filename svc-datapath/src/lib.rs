@@ -1,0 +1,11 @@
+//! Packet logic of the Service dataplane, generic over small traits, so that the same code runs in the kernel and in
+//! tests. No I/O, no clock, no maps of its own. Entry points: [`tc`] for packets, [`socket`] for socket hooks.
+//! Neighbours: `svc-common` (layouts), `svc-ebpf` (kernel side of the traits), `svc-testbed` (native side).
+#![no_std]
+#![forbid(unsafe_code)]
+pub mod filter;
+mod tables;
+
+pub use tables::{
+    Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Side, Tables,
+};

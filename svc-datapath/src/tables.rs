@@ -1,0 +1,124 @@
+//! What the packet logic needs from its surroundings: the packet, the maps, a clock and randomness.
+//! `svc-ebpf` implements these on kernel facilities, `svc-testbed` in plain memory.
+
+use svc_common::{
+    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowKey, FrontendKey,
+    ServiceEntry, SocketKey, SocketValue,
+};
+
+/// The kernel refused to change the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RewriteError;
+
+/// Why a map took no new entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InsertError {
+    Exists,
+    Full,
+}
+
+/// Which part of a transport checksum a change concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChecksumPart {
+    /// Addresses and length: also part of the seed that hardware offload (CHECKSUM_PARTIAL) starts from.
+    PseudoHeader,
+    /// Bytes of the segment: hardware offload computes these itself.
+    Segment,
+}
+
+/// The packet at hand. Offsets count bytes from the start of the Ethernet header.
+pub trait Packet {
+    /// Length of the whole packet; for a GSO packet that of the aggregate.
+    fn length(&self) -> u32;
+
+    /// `None` beyond the end of the packet.
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Overwrites bytes. Checksums are the caller's business.
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), RewriteError>;
+
+    /// Adds `difference` (a ones' complement sum in the order of [`crate::checksum`]) to the transport checksum at
+    /// `offset`. With `zero_is_none` (UDP over IPv4) a zero checksum stays zero, and a result of zero becomes 0xffff.
+    fn update_checksum(
+        &mut self,
+        offset: usize,
+        difference: u32,
+        part: ChecksumPart,
+        zero_is_none: bool,
+    ) -> Result<(), RewriteError>;
+
+    /// Cuts or extends the packet at its end; new bytes are zero.
+    fn resize(&mut self, length: u32) -> Result<(), RewriteError>;
+}
+
+/// Maps that differ by address family.
+pub trait FamilyTables<A> {
+    /// Bits of [`svc_common::address_class`].
+    fn address_class(&self, address: A) -> u8;
+    /// Service index of a frontend.
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<u32>;
+    fn flow(&self, key: &FlowKey<A>) -> Option<Flow<A>>;
+    /// With `replace` an existing entry is overwritten, without it the call fails with [`InsertError::Exists`].
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow<A>, replace: bool) -> Result<(), InsertError>;
+    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time, if it exists.
+    fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32);
+    /// The node's address of this family, if it has one.
+    fn node_address(&self) -> Option<A>;
+}
+
+/// Maps and facts common to both families.
+pub trait Tables: FamilyTables<AddrV4> + FamilyTables<AddrV6> {
+    /// Bits of [`svc_common::feature`].
+    fn features(&self) -> u32;
+    fn service(&self, index: u32) -> Option<ServiceEntry>;
+    fn slot(&self, index: u32) -> Option<BackendRef>;
+    fn backend(&self, index: u32) -> Option<BackendEntry>;
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue);
+    fn socket(&self, key: &SocketKey) -> Option<SocketValue>;
+    fn set_socket(&self, key: &SocketKey, value: &SocketValue);
+    fn count(&self, service: u32, what: Counted);
+    fn count_drop(&self, reason: DropReason);
+    /// Whether anybody listens to events at this time (seconds of CLOCK_MONOTONIC).
+    fn events_wanted(&self, now: u32) -> bool;
+    /// `Event::time` is filled in here.
+    fn emit(&self, event: &Event);
+    /// Seconds of CLOCK_MONOTONIC.
+    fn now(&self) -> u32;
+    fn random(&self) -> u32;
+}
+
+/// One increment of a service's counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// A new flow through TC.
+    ConnectionTc,
+    /// A connect() or first datagram translated by a socket hook.
+    ConnectionSocket,
+    /// A packet client → backend of so many bytes (network header and up).
+    ToBackend(u32),
+    /// A packet backend → client.
+    ToClient(u32),
+    /// A new connection refused or dropped.
+    Rejected,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// On its way, translated or not.
+    Pass,
+    /// Gone; it has been counted.
+    Drop(DropReason),
+    /// Out of the interface it came from (a refusal, or a pod that reaches itself).
+    TurnBack,
+}
+
+/// Which side of the node an interface is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The node's end of a pod interface.
+    Pod,
+    /// An interface to other machines.
+    Uplink,
+}
