@@ -26,10 +26,17 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The cargo that runs us, without the flags the caller's environment would add.
+/// The cargo that runs us, without what it and the caller add to the environment: build scripts that watch those
+/// variables would run again whenever xtask and a plain cargo take turns.
 pub fn cargo() -> Command {
     let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.env_remove("RUSTC").env_remove("RUSTC_WORKSPACE_WRAPPER").env_remove("CARGO_TARGET_DIR");
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let set_by_run = text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_");
+        if set_by_run || ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR"].contains(&text.as_ref()) {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
