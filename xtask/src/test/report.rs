@@ -29,13 +29,6 @@ impl Outcome {
         }
         Self { passed: usize::from(findings.is_empty()), failed: findings.len(), failures: findings, ..Self::default() }
     }
-
-    pub fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped.extend(other.skipped);
-        self.failures.extend(other.failures);
-    }
 }
 
 /// Runs `cargo test …`, only tests whose names contain `names` if given.
@@ -43,6 +36,9 @@ pub fn run(cargo: &mut Command, names: Option<&str>, one_at_a_time: bool) -> Res
     cargo.args(["--", "--show-output"]).args(names);
     if one_at_a_time {
         cargo.arg("--test-threads=1");
+    }
+    for (variable, program) in [("SVC_AGENT_BIN", "svc-agent"), ("SVC_TESTBED_BIN", "svc-testbed")] {
+        cargo.env(variable, process::target().join("debug").join(program));
     }
     println!("{}", process::describe(cargo));
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;

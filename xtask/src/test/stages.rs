@@ -1,7 +1,7 @@
 //! The stages of `cargo xtask test`: one line each. A test file belongs to the first stage that names the beginning of
 //! its file name, and to the last stage if none does, so that no file can be forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -76,22 +76,24 @@ impl Stage {
     }
 
     fn run_files(&self, names: Option<&str>) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
-        for (package, files) in test_files()? {
-            let own: Vec<_> = files.iter().filter(|file| stage_of(file) == self.key).collect();
-            if own.is_empty() {
-                continue;
-            }
-            let mut cargo = process::cargo();
-            cargo.args(["test", "--no-fail-fast", "--package", &package]);
-            for file in own {
-                cargo.args(["--test", file]);
-            }
-            // Labs share the kernel's links, routes and two cores: one at a time.
-            outcome.add(report::run(&mut cargo, names, self.privileged)?);
+        let own: Vec<_> = test_files()?.into_iter().filter(|file| stage_of(file) == self.key).collect();
+        if own.is_empty() {
+            return Ok(Outcome::default());
         }
-        Ok(outcome)
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--no-fail-fast"]);
+        for file in &own {
+            cargo.args(["--test", file]);
+        }
+        // Labs share the kernel's links and routes, and two cores: one at a time.
+        report::run(&mut cargo, names, self.privileged)
     }
+}
+
+/// Compiles all tests and the programs they start. Always for the whole workspace, as the stages do: with one package
+/// selected cargo would choose other features of shared dependencies, and compile them again.
+pub fn build_all() -> Result<()> {
+    process::run(process::cargo().args(["test", "--no-run", "--lib", "--bins", "--tests"]))
 }
 
 /// Key of the stage that a test file belongs to.
@@ -103,28 +105,25 @@ fn stage_of(file: &str) -> &'static str {
     named.map_or("other", |stage| stage.key)
 }
 
-/// Names of the integration tests, by package. The eBPF crate has none.
-fn test_files() -> Result<BTreeMap<String, Vec<String>>> {
-    let mut packages = BTreeMap::new();
+/// Names of the integration tests of all crates. The eBPF crate has none.
+fn test_files() -> Result<BTreeSet<String>> {
     let root = process::root();
+    let mut files = BTreeSet::new();
     for package in fs::read_dir(&root).with_context(|| format!("cannot list {}", root.display()))? {
-        let package = package?;
-        let Ok(entries) = fs::read_dir(package.path().join("tests")) else { continue };
-        if !package.path().join("Cargo.toml").is_file() {
+        let package = package?.path();
+        let Ok(entries) = fs::read_dir(package.join("tests")) else { continue };
+        if !package.join("Cargo.toml").is_file() {
             continue;
         }
-        let mut files = Vec::new();
         for entry in entries {
             let path = entry?.path();
             let is_test = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
             if let (true, Some(stem)) = (is_test, path.file_stem()) {
-                files.push(stem.to_string_lossy().into_owned());
+                files.insert(stem.to_string_lossy().into_owned());
             }
         }
-        files.sort();
-        packages.insert(package.file_name().to_string_lossy().into_owned(), files);
     }
-    Ok(packages)
+    Ok(files)
 }
 
 #[cfg(test)]
