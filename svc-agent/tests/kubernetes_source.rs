@@ -232,7 +232,11 @@ async fn survives_expired_versions() {
 
 #[tokio::test]
 async fn survives_gone_as_http_status() {
-    survive(|server, resource| server.fail(resource, Verb::Watch, Fault::Status(410), 1)).await;
+    survive(|server, _| {
+        server.say_gone_with_status();
+        server.expire();
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -113,8 +113,14 @@ fn list(shared: &Shared, resource: Resource, query: &BTreeMap<String, String>) -
 
 fn watch(shared: Arc<Shared>, resource: Resource, query: &BTreeMap<String, String>, fault: Option<Fault>) -> Response {
     let from: u64 = query.get("resourceVersion").map_or(0, |version| version.parse().unwrap());
-    if shared.state.lock().unwrap().stores.entry(resource).or_default().expired > from {
-        return body_response(stream::iter([Ok(event("ERROR", &status(410)))]));
+    let (expired, gone_as_status) = {
+        let mut state = shared.state.lock().unwrap();
+        (state.stores.entry(resource).or_default().expired > from, state.gone_as_status)
+    };
+    match (expired, gone_as_status) {
+        (true, true) => return json_response(410, &status(410)),
+        (true, false) => return body_response(stream::iter([Ok(event("ERROR", &status(410)))])),
+        (false, _) => {}
     }
     let opening = match fault {
         Some(Fault::ErrorEvent(code)) => return body_response(stream::iter([Ok(event("ERROR", &status(code)))])),

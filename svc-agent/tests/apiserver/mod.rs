@@ -84,6 +84,7 @@ struct State {
     version: u64,
     stores: BTreeMap<Resource, Store>,
     faults: Vec<(Resource, Verb, Fault, usize)>,
+    gone_as_status: bool,
     requests: Vec<Request>,
     /// Lists in progress see the objects of the moment they began, by continue token.
     snapshots: BTreeMap<String, Vec<Arc<Value>>>,
@@ -207,6 +208,11 @@ impl ApiServer {
             store.history.clear();
             store.expired = version;
         }
+    }
+
+    /// Watches from an expired version get HTTP 410 instead of an event that says so.
+    pub fn say_gone_with_status(&self) {
+        self.shared.state.lock().unwrap().gone_as_status = true;
     }
 
     /// Whether a bookmark has told watches of this resource all that has happened on the server.
