@@ -1,14 +1,14 @@
 //! `get backends`: one row for each living backend, whether it gets new connections or only serves old ones.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
-use svc_common::{BackendRef, ServiceEntry, backend_flag};
+use svc_common::{BackendEntry, BackendRef, Family, ServiceEntry, backend_flag};
 
 use super::label::{Filter, Labels, ProtocolLabel, ServiceLabel, ip_of, socket_address};
 use super::print::{Row, Width};
-use super::reader::{MapReader, ReadError};
+use super::reader::{MapReader, ReadError, all_services};
 
 /// JSON: `service`, `namespace`, `name`, `port_name`, `protocol`, `backend` ("address:port"), `local`,
 /// `state` ("active": gets new connections | "draining": only keeps those it has), `slots`, `index`, `generation`.
@@ -55,7 +55,7 @@ impl Row for BackendRow {
 
 /// Sorted by service, protocol and address.
 pub fn backend_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<BackendRow>, ReadError> {
-    let services: HashMap<u32, ServiceEntry> = reader.services()?.into_iter().collect();
+    let services: HashMap<u32, ServiceEntry> = all_services(reader)?.into_iter().collect();
     let mut slot_counts: HashMap<BackendRef, u32> = HashMap::new();
     for entry in unique_publications(&services) {
         for slot in reader.slots(entry.publication)? {
@@ -65,7 +65,9 @@ pub fn backend_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<Backe
 
     let mut labels = Labels::new(reader);
     let mut rows = Vec::new();
-    for (index, entry) in reader.backends()? {
+    let mut backends = Vec::new();
+    reader.backends(&mut |index, entry| backends.push((index, *entry)))?;
+    for (index, entry) in backends {
         let label = labels.get(entry.service)?;
         if !filter.wants_service(label) {
             continue;
@@ -100,10 +102,10 @@ fn unique_publications(services: &HashMap<u32, ServiceEntry>) -> Vec<ServiceEntr
 
 /// The entry itself does not say its family; its service does. Without one, an address in the first word alone
 /// is an IPv4 address: no IPv6 endpoint looks like that (`::/96` is not routable).
-fn backend_ip(entry: &svc_common::BackendEntry, service: Option<&ServiceEntry>) -> std::net::IpAddr {
+fn backend_ip(entry: &BackendEntry, service: Option<&ServiceEntry>) -> IpAddr {
     let family = service.map(|service| service.family).unwrap_or_else(|| {
         let [_, rest @ ..] = entry.address.0;
-        if rest == [0; 3] { svc_common::Family::V4 } else { svc_common::Family::V6 }
+        if rest == [0; 3] { Family::V4 } else { Family::V6 }
     });
     ip_of(family, entry.address)
 }

@@ -61,11 +61,22 @@ impl Row for FlowRow {
 
 /// Sorted by service, client, frontend and backend.
 pub fn flow_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<FlowRow>, ReadError> {
-    let generations = reader.backends()?.into_iter().map(|(index, entry)| (index, entry.generation)).collect();
+    let mut generations = HashMap::new();
+    reader.backends(&mut |index, entry| {
+        generations.insert(index, entry.generation);
+    })?;
     let mut collector =
         Collector { filter, labels: Labels::new(reader), generations, now: reader.now(), rows: Vec::new() };
-    collector.add(reader.flows_v4()?)?;
-    collector.add(reader.flows_v6()?)?;
+    let mut flows = HashMap::new();
+    reader.flows_v4(&mut |key, flow| {
+        flows.insert(*key, *flow);
+    })?;
+    collector.add(&flows)?;
+    let mut flows = HashMap::new();
+    reader.flows_v6(&mut |key, flow| {
+        flows.insert(*key, *flow);
+    })?;
+    collector.add(&flows)?;
     let mut rows = collector.rows;
     rows.sort_by(|a, b| {
         let key = |row: &FlowRow| (row.protocol.0, row.client, row.frontend, row.backend);
@@ -93,9 +104,8 @@ struct Connection<'f, A> {
 }
 
 impl Collector<'_> {
-    fn add<A: ToIp + Eq + Hash>(&mut self, entries: Vec<(FlowKey<A>, Flow<A>)>) -> Result<(), ReadError> {
-        let flows: HashMap<FlowKey<A>, Flow<A>> = entries.into_iter().collect();
-        for (key, flow) in &flows {
+    fn add<A: ToIp + Eq + Hash>(&mut self, flows: &HashMap<FlowKey<A>, Flow<A>>) -> Result<(), ReadError> {
+        for (key, flow) in flows {
             if flow.ops & flow_op::DIRECT != 0 || flow.service == Flow::<A>::NO_SERVICE {
                 continue;
             }

@@ -3,10 +3,22 @@
 //! The fields of every JSON form are listed at its row type and stay stable.
 
 pub mod backends;
+mod collect;
 pub mod drops;
 pub mod events;
+mod exposition;
 pub mod flows;
+pub mod health;
 pub mod label;
+mod metrics;
 pub mod print;
+mod process;
 pub mod reader;
+mod serve;
 pub mod services;
+mod shared;
+
+pub use collect::SourceState;
+pub use reader::{MapReader, ReadError};
+pub use serve::{health_router, metrics_router, serve};
+pub use shared::{Endpoint, Settings, Shared};

@@ -34,22 +34,29 @@ pub enum ReadError {
 }
 
 /// What the maps hold. Each answer is consistent in itself, not with the others: the kernel and the agent go on.
-pub trait MapReader {
-    /// Entries in use, by service index, ascending.
-    fn services(&self) -> Result<Vec<(u32, ServiceEntry)>, ReadError>;
+pub trait MapReader: Send + Sync {
+    /// Visits the entries in use, by service index, ascending.
+    fn services(&self, visit: &mut dyn FnMut(u32, &ServiceEntry)) -> Result<(), ReadError>;
     fn service_name(&self, index: u32) -> Result<Option<ServiceName>, ReadError>;
     /// The slots a publication word names.
     fn slots(&self, publication: Publication) -> Result<Vec<BackendRef>, ReadError>;
-    /// Entries whose backend lives, by backend index, ascending.
-    fn backends(&self) -> Result<Vec<(u32, BackendEntry)>, ReadError>;
+    /// Visits the entries whose backend lives, by backend index, ascending.
+    fn backends(&self, visit: &mut dyn FnMut(u32, &BackendEntry)) -> Result<(), ReadError>;
     /// Sums over all CPUs; `None` for a service without traffic on this node.
     fn service_counters(&self, index: u32) -> Result<Option<ServiceCounters>, ReadError>;
     /// Sums over all CPUs, by `DropReason`.
     fn drop_counters(&self) -> Result<Vec<u64>, ReadError>;
-    fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, ReadError>;
-    fn flows_v6(&self) -> Result<Vec<(FlowKeyV6, FlowV6)>, ReadError>;
+    fn flows_v4(&self, visit: &mut dyn FnMut(&FlowKeyV4, &FlowV4)) -> Result<(), ReadError>;
+    fn flows_v6(&self, visit: &mut dyn FnMut(&FlowKeyV6, &FlowV6)) -> Result<(), ReadError>;
     /// Maximum number of entries of a map, by its name in [`svc_common::map`].
     fn capacity(&self, map: &'static str) -> Result<u32, ReadError>;
     /// Seconds of CLOCK_MONOTONIC.
     fn now(&self) -> u32;
+}
+
+/// All entries in use, for callers that need them at once.
+pub(super) fn all_services(reader: &dyn MapReader) -> Result<Vec<(u32, ServiceEntry)>, ReadError> {
+    let mut services = Vec::new();
+    reader.services(&mut |index, entry| services.push((index, *entry)))?;
+    Ok(services)
 }

@@ -7,7 +7,7 @@ use svc_common::{ServiceCounters, Verdict};
 
 use super::label::{Filter, Labels, ProtocolLabel, ServiceLabel, ip_of, socket_address};
 use super::print::{Row, Width, bytes};
-use super::reader::{MapReader, ReadError};
+use super::reader::{MapReader, ReadError, all_services};
 
 /// JSON: `service`, `namespace`, `name`, `port_name`, `protocol`, `frontend` ("address:port"),
 /// `verdict` ("forward" | "reject" | "drop"), `backends`, `connections_tc`, `connections_socket`,
@@ -79,7 +79,7 @@ impl Row for ServiceRow {
 pub fn service_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<ServiceRow>, ReadError> {
     let mut labels = Labels::new(reader);
     let mut rows = Vec::new();
-    for (index, entry) in reader.services()? {
+    for (index, entry) in all_services(reader)? {
         let label = labels.get(index)?;
         if !filter.wants_service(label) {
             continue;
