@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use svc_common::{DropReason, Family, ServiceCounters, Verdict, map};
 
 use super::label::Labels;
-use super::reader::{MapReader, ReadError, all_services};
+use super::reader::{MapReader, ReadError};
 use super::services::verdict_label;
 use super::shared::SourceProbe;
 
@@ -37,7 +37,7 @@ impl Collector for MapCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let Some(reader) = self.maps.get() else { return Ok(()) };
         let reader = reader.as_ref();
-        report(reader.drop_counters(), |counters| encode_drops(&mut encoder, &counters))?;
+        report(reader.drop_counters(), |counters| encode_drops(&mut encoder, counters))?;
         report(self.occupancy(reader), |occupancy| encode_occupancy(&mut encoder, &occupancy))?;
         if self.service_metrics {
             report(service_samples(reader), |samples| encode_services(&mut encoder, &samples))?;
@@ -97,9 +97,7 @@ impl MapCollector {
             (map::FLOWS_V4, flows_v4),
             (map::FLOWS_V6, flows_v6),
         ];
-        for (map, _) in &occupancy.entries {
-            occupancy.capacities.push((map, u64::from(reader.capacity(map)?)));
-        }
+        occupancy.capacities = reader.capacities().into_iter().map(|(map, count)| (map, count.into())).collect();
         Ok(occupancy)
     }
 
@@ -110,19 +108,14 @@ impl MapCollector {
         {
             return Ok(counts);
         }
-        let mut counts = [0; 2];
-        reader.flows_v4(&mut |_, _| counts[0] += 1)?;
-        reader.flows_v6(&mut |_, _| counts[1] += 1)?;
+        let counts = reader.flow_counts()?;
         *known = Some((Instant::now(), counts));
         Ok(counts)
     }
 }
 
-fn encode_drops(encoder: &mut DescriptorEncoder, counters: &[u64]) -> fmt::Result {
-    let samples = DropReason::ALL.iter().map(|reason| {
-        let count = counters.get(*reason as usize).copied().unwrap_or(0);
-        ([("reason", reason.label())], count)
-    });
+fn encode_drops(encoder: &mut DescriptorEncoder, counters: Vec<(DropReason, u64)>) -> fmt::Result {
+    let samples = counters.into_iter().map(|(reason, count)| ([("reason", reason.label())], count));
     counters_of(encoder, "svc_agent_drops", "Packets and connections refused or dropped, by reason", samples)
 }
 
@@ -156,8 +149,7 @@ type ServiceSample = (Vec<(&'static str, String)>, ServiceCounters);
 fn service_samples(reader: &dyn MapReader) -> Result<Vec<ServiceSample>, ReadError> {
     let mut labels = Labels::new(reader);
     let mut sums: BTreeMap<Vec<(&'static str, String)>, ServiceCounters> = BTreeMap::new();
-    for (index, _) in all_services(reader)? {
-        let Some(counters) = reader.service_counters(index)? else { continue };
+    for (index, counters) in reader.service_counters()? {
         let label = labels.get(index)?.clone();
         let names = vec![
             ("namespace", label.namespace.unwrap_or_default()),

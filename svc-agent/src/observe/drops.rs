@@ -25,13 +25,10 @@ impl Row for DropRow {
 
 /// All reasons in the order of their index, those that never happened too.
 pub fn drop_rows(reader: &dyn MapReader) -> Result<Vec<DropRow>, ReadError> {
-    let counters = reader.drop_counters()?;
-    Ok(DropReason::ALL
-        .iter()
-        .map(|reason| DropRow {
-            reason: reason.label(),
-            count: counters.get(*reason as usize).copied().unwrap_or(0),
-            explanation: reason.explanation(),
-        })
-        .collect())
+    let row = |(reason, count): (DropReason, u64)| DropRow {
+        reason: reason.label(),
+        count,
+        explanation: reason.explanation(),
+    };
+    Ok(reader.drop_counters()?.into_iter().map(row).collect())
 }

@@ -67,16 +67,8 @@ pub fn flow_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<FlowRow>
     })?;
     let mut collector =
         Collector { filter, labels: Labels::new(reader), generations, now: reader.now(), rows: Vec::new() };
-    let mut flows = HashMap::new();
-    reader.flows_v4(&mut |key, flow| {
-        flows.insert(*key, *flow);
-    })?;
-    collector.add(&flows)?;
-    let mut flows = HashMap::new();
-    reader.flows_v6(&mut |key, flow| {
-        flows.insert(*key, *flow);
-    })?;
-    collector.add(&flows)?;
+    collector.add(reader.flows_v4()?)?;
+    collector.add(reader.flows_v6()?)?;
     let mut rows = collector.rows;
     rows.sort_by(|a, b| {
         let key = |row: &FlowRow| (row.protocol.0, row.client, row.frontend, row.backend);
@@ -104,8 +96,9 @@ struct Connection<'f, A> {
 }
 
 impl Collector<'_> {
-    fn add<A: ToIp + Eq + Hash>(&mut self, flows: &HashMap<FlowKey<A>, Flow<A>>) -> Result<(), ReadError> {
-        for (key, flow) in flows {
+    fn add<A: ToIp + Eq + Hash>(&mut self, entries: Vec<(FlowKey<A>, Flow<A>)>) -> Result<(), ReadError> {
+        let flows: HashMap<FlowKey<A>, Flow<A>> = entries.into_iter().collect();
+        for (key, flow) in &flows {
             if flow.ops & flow_op::DIRECT != 0 || flow.service == Flow::<A>::NO_SERVICE {
                 continue;
             }

@@ -11,6 +11,7 @@ pub mod flows;
 pub mod health;
 pub mod label;
 mod metrics;
+pub mod pinned;
 pub mod print;
 mod process;
 pub mod reader;
@@ -19,6 +20,7 @@ pub mod services;
 mod shared;
 
 pub use collect::SourceState;
+pub use pinned::PinnedMaps;
 pub use reader::{MapReader, ReadError};
 pub use serve::{health_router, metrics_router, serve};
 pub use shared::{Endpoint, Settings, Shared};

@@ -1,5 +1,6 @@
 //! `get services`: one row for each frontend, with its verdict and what it did on this node.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
@@ -78,6 +79,7 @@ impl Row for ServiceRow {
 /// Sorted by name, protocol and frontend.
 pub fn service_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<ServiceRow>, ReadError> {
     let mut labels = Labels::new(reader);
+    let counters: HashMap<u32, ServiceCounters> = reader.service_counters()?.into_iter().collect();
     let mut rows = Vec::new();
     for (index, entry) in all_services(reader)? {
         let label = labels.get(index)?;
@@ -87,7 +89,7 @@ pub fn service_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<Servi
         let mut slots = reader.slots(entry.publication)?;
         slots.sort_unstable_by_key(|slot| slot.0);
         slots.dedup();
-        let counters: ServiceCounters = reader.service_counters(index)?.unwrap_or_default();
+        let counters = counters.get(&index).copied().unwrap_or_default();
         rows.push(ServiceRow {
             label: label.clone(),
             protocol: ProtocolLabel(entry.protocol),

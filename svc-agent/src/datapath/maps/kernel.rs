@@ -172,7 +172,8 @@ impl Maps for KernelMaps {
             let with_field = |word| {
                 let mut words = [0u64; config_word::COUNT];
                 words[position] = word;
-                bytemuck::cast::<_, [u64; config_word::COUNT]>(words::with_field(bytemuck::cast(words), field))[position]
+                bytemuck::cast::<_, [u64; config_word::COUNT]>(words::with_field(bytemuck::cast(words), field))
+                    [position]
             };
             if with_field(0) != 0 || with_field(u64::MAX) != u64::MAX {
                 self.config.update(0, position, with_field).map_err(refused(map::CONFIG, "write"))?;
