@@ -46,7 +46,7 @@ pub fn find_maps(bpf_root: &Path) -> Result<PathBuf, ReadError> {
         }
         _ => {}
     }
-    let is_bpffs = rustix::fs::statfs(bpf_root).is_ok_and(|found| found.f_type as i64 == BPF_FS_MAGIC);
+    let is_bpffs = rustix::fs::statfs(bpf_root).is_ok_and(|found| found.f_type == BPF_FS_MAGIC);
     if !is_bpffs {
         return Err(ReadError::NoBpffs { root: bpf_root.to_path_buf() });
     }
