@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -17,8 +16,6 @@ use super::exposition::Exposition;
 use super::health::{Moment, Probe};
 use super::shared::{Endpoint, Shared};
 
-/// As kube-proxy.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// What `/proxyMode` answers, where kube-proxy names its backend.
 const PROXY_MODE: &str = "ebpf";
 
@@ -53,10 +50,10 @@ async fn listen(shared: &Shared, endpoint: Endpoint, address: Option<SocketAddr>
             server,
             %address,
             error,
-            retry_after_seconds = RETRY_AFTER.as_secs(),
+            retry_after_seconds = shared.settings.listen_again_after.as_secs(),
             "cannot listen for HTTP requests: free the address or set another one; translation goes on without"
         );
-        tokio::time::sleep(RETRY_AFTER).await;
+        tokio::time::sleep(shared.settings.listen_again_after).await;
     }
 }
 

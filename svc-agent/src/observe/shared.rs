@@ -22,11 +22,17 @@ pub struct Settings {
     pub health_timeout: Duration,
     /// Export traffic of every single service, one set of series each.
     pub service_metrics: bool,
+    /// Between attempts to listen on an address that is taken.
+    pub listen_again_after: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { health_timeout: Duration::from_secs(60), service_metrics: false }
+        Self {
+            health_timeout: Duration::from_secs(60),
+            service_metrics: false,
+            listen_again_after: Duration::from_secs(5),
+        }
     }
 }
 
@@ -49,6 +55,7 @@ impl Endpoint {
 pub(super) type SourceProbe = Box<dyn Fn() -> Vec<SourceState> + Send + Sync>;
 
 pub struct Shared {
+    pub(super) settings: Settings,
     pub(super) health: Health,
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
@@ -68,6 +75,7 @@ impl Shared {
         registry.register_collector(Box::new(SourceCollector(source.clone())));
         registry.register_collector(Box::new(ProcessCollector));
         Arc::new(Self {
+            settings,
             health: Health::new(settings.health_timeout),
             metrics,
             registry,
