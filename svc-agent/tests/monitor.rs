@@ -46,6 +46,8 @@ fn refused() -> Event {
         path: event_path::SOCKET,
         client: Default::default(),
         client_port: Port::default(),
+        process: 4711,
+        command: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
         ..translated()
     }
 }
@@ -63,7 +65,7 @@ fn lines_for_people() {
     );
     assert_eq!(
         line(&refused()).text(&TimeZone::UTC).to_string(),
-        "03:04:06.500 TCP  -                     default/nginx-service  10.110.110.219:80 → refused: no_endpoint  socket"
+        "03:04:06.500 TCP  curl[4711]            default/nginx-service  10.110.110.219:80 → refused: no_endpoint  socket"
     );
     let stranger = Event { kind: event_kind::DROPPED, reason: 250, service: u32::MAX, ..translated() };
     let stranger = EventLine::new(&stranger, None, SystemTime::UNIX_EPOCH + BOOT);
@@ -85,6 +87,8 @@ fn lines_for_programs() {
             "port_name": "",
             "protocol": "TCP",
             "client": null,
+            "process": 4711,
+            "command": "curl",
             "frontend": "10.110.110.219:80",
             "backend": null,
             "path": "socket",
@@ -96,6 +100,7 @@ fn lines_for_programs() {
     assert_eq!(value["client"], "10.244.3.50:41000");
     assert_eq!(value["backend"], "10.244.3.47:8080");
     assert_eq!(value["reason"], serde_json::Value::Null);
+    assert_eq!(value["process"], serde_json::Value::Null);
 }
 
 fn printed(events: &[Event], filter: EventFilter) -> Vec<serde_json::Value> {

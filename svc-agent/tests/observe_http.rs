@@ -149,6 +149,7 @@ async fn metrics_tell_what_happened_and_what_there_is() {
         ("svc_agent_services{ip_family=\"IPv6\",verdict=\"drop\"}", 0.0),
         ("svc_agent_map_entries{map=\"BACKENDS\"}", 6.0),
         ("svc_agent_map_entries{map=\"SLOTS\"}", 6.0),
+        ("svc_agent_map_entries{map=\"FRONTENDS_V4\"}", 6.0),
         ("svc_agent_map_entries{map=\"FLOWS_V4\"}", 6.0),
         ("svc_agent_map_capacity{map=\"SLOTS\"}", 128.0),
         (

@@ -76,22 +76,27 @@ impl MapCollector {
                 occupancy.services.insert((family, verdict_label(verdict)), 0);
             }
         }
-        let (mut frontends_v4, mut frontends_v6, mut lists) = (0, 0, HashSet::new());
+        let (mut frontends_v4, mut frontends_v6, mut lists, mut addresses) =
+            (0, 0, HashSet::new(), [HashSet::new(), HashSet::new()]);
         reader.services(&mut |_, entry| {
-            let family = if entry.family == Family::V6 { "IPv6" } else { "IPv4" };
-            *if entry.family == Family::V6 { &mut frontends_v6 } else { &mut frontends_v4 } += 1;
+            let is_v6 = entry.family == Family::V6;
+            *if is_v6 { &mut frontends_v6 } else { &mut frontends_v4 } += 1;
+            addresses[usize::from(is_v6)].insert(entry.address);
+            let family = if is_v6 { "IPv6" } else { "IPv4" };
             *occupancy.services.entry((family, verdict_label(entry.publication.verdict()))).or_default() += 1;
             // Frontends of one Service port share one list.
             lists.insert(entry.publication);
         })?;
+        // Each address has an entry of its own beside those of its ports.
+        let [own_v4, own_v6] = addresses.map(|of_family| of_family.len() as u64);
         let slots = lists.iter().map(|list| u64::from(list.slot_count())).sum();
         let mut backends = 0;
         reader.backends(&mut |_, _| backends += 1)?;
         let [flows_v4, flows_v6] = self.flow_counts(reader)?;
         occupancy.entries = vec![
             (map::SERVICES, frontends_v4 + frontends_v6),
-            (map::FRONTENDS_V4, frontends_v4),
-            (map::FRONTENDS_V6, frontends_v6),
+            (map::FRONTENDS_V4, frontends_v4 + own_v4),
+            (map::FRONTENDS_V6, frontends_v6 + own_v6),
             (map::SLOTS, slots),
             (map::BACKENDS, backends),
             (map::FLOWS_V4, flows_v4),

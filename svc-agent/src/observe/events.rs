@@ -9,12 +9,12 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use svc_common::{DropReason, Event, event_kind, event_path};
 
-use super::label::{Filter, ProtocolLabel, ServiceLabel, ip_of, socket_address};
+use super::label::{Filter, ProtocolLabel, ServiceLabel, ip_of, socket_address, text_of};
 
 /// JSON, one object per line: `time` (RFC 3339), `service`, `namespace`, `name`, `port_name` (all null when the
-/// packet belongs to no service), `protocol`, `client` (null while a socket has no address yet), `frontend`,
-/// `backend` (null when none was chosen), `path` ("socket" | "tc" | "xdp"), `outcome` ("translated" | "refused" |
-/// "dropped"), `reason` (null when translated).
+/// packet belongs to no service), `protocol`, `client` (null for a socket: it has no address yet), `process` and
+/// `command` (of a socket, else null), `frontend`, `backend` (null when none was chosen), `path` ("socket" | "tc" |
+/// "xdp"), `outcome` ("translated" | "refused" | "dropped"), `reason` (null when translated).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct EventLine {
     pub time: Timestamp,
@@ -22,6 +22,8 @@ pub struct EventLine {
     pub label: EventService,
     pub protocol: ProtocolLabel,
     pub client: Option<SocketAddr>,
+    pub process: Option<u32>,
+    pub command: Option<String>,
     pub frontend: SocketAddr,
     pub backend: Option<SocketAddr>,
     pub path: &'static str,
@@ -81,6 +83,8 @@ impl EventLine {
             label: label.map(EventService::from).unwrap_or_default(),
             protocol: ProtocolLabel(event.protocol),
             client: known(ip(event.client), event.client_port),
+            process: (event.process != 0).then_some(event.process),
+            command: (event.process != 0).then(|| text_of(&event.command)),
             frontend: socket_address(ip(event.frontend), event.frontend_port),
             backend: known(ip(event.backend), event.backend_port),
             path: match event.path {
@@ -103,10 +107,12 @@ impl EventLine {
         fmt::from_fn(move |f| {
             let time = self.time.to_zoned(zone.clone());
             write!(f, "{} {:<4} ", time.strftime("%H:%M:%S%.3f"), self.protocol)?;
-            match self.client {
-                Some(client) => write!(f, "{:<21} ", client.to_string())?,
-                None => write!(f, "{:<21} ", "-")?,
-            }
+            let client = match (self.client, self.process) {
+                (Some(client), _) => client.to_string(),
+                (None, Some(process)) => format!("{}[{process}]", self.command.as_deref().unwrap_or_default()),
+                (None, None) => "-".to_owned(),
+            };
+            write!(f, "{client:<21} ")?;
             let service = self.label.service.as_deref().unwrap_or("-");
             write!(f, "{service}  {} → ", self.frontend)?;
             match (self.backend, self.reason) {

@@ -110,13 +110,18 @@ impl Health {
             let status = FamilyStatus { last_updated, healthy };
             FamilyStatuses { v4: status, v6: status }
         });
-        let last_updated = if success { current_time } else { last_updated.unwrap_or(Timestamp::UNIX_EPOCH) };
+        let last_updated = if success { current_time } else { last_updated.unwrap_or_else(never) };
         (success, HealthReport { last_updated, current_time, node_eligible, healthy, status })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The zero time of Go, which kube-proxy answers with before its first update: 0001-01-01T00:00:00Z.
+fn never() -> Timestamp {
+    Timestamp::from_second(-62_135_596_800).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 fn timestamp(time: SystemTime) -> Timestamp {
@@ -179,6 +184,16 @@ mod tests {
         assert!(succeeds(&health, Probe::Livez, clock.after(1)));
         health.set_node_eligible(true);
         assert!(succeeds(&health, Probe::Healthz, clock.after(1)));
+    }
+
+    #[test]
+    fn before_the_first_update_the_time_is_that_of_go() {
+        let (clock, health) = (Clock::new(), Health::new(TIMEOUT));
+        health.set_node_eligible(false);
+        let (success, report) = health.report(Probe::Healthz, clock.after(0));
+        assert!(!success);
+        assert_eq!(report.last_updated.to_string(), "0001-01-01T00:00:00Z");
+        assert!(report.status.is_none());
     }
 
     #[test]

@@ -24,10 +24,7 @@ pub struct ServiceLabel {
 
 impl ServiceLabel {
     pub fn new(index: u32, name: Option<&ServiceName>) -> Self {
-        let text = name.map(|name| {
-            let end = name.bytes.iter().position(|byte| *byte == 0).unwrap_or(name.bytes.len());
-            String::from_utf8_lossy(&name.bytes[..end]).into_owned()
-        });
+        let text = name.map(|name| text_of(&name.bytes));
         let Some(service) = text.filter(|text| !text.is_empty()) else {
             return Self { service: format!("#{index}"), namespace: None, name: None, port_name: None };
         };
@@ -42,6 +39,12 @@ impl fmt::Display for ServiceLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.service)
     }
+}
+
+/// Text that a map holds NUL padded.
+pub fn text_of(padded: &[u8]) -> String {
+    let text = padded.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// Labels by service index, each read once.

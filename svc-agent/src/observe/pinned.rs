@@ -72,12 +72,11 @@ fn other_versions(base: &Path) -> Option<String> {
 }
 
 /// Puts what a person can do about it in place of the bare refusal.
-pub(super) fn explain(error: OpenError, directory: &Path) -> ReadError {
+fn explain(error: OpenError, directory: &Path) -> ReadError {
     match error {
         OpenError::Refused { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             ReadError::NoPermission { directory: directory.to_path_buf() }
         }
-        OpenError::Missing { .. } => ReadError::NoMaps { directory: directory.to_path_buf() },
         error => ReadError::Open(error),
     }
 }

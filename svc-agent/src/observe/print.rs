@@ -80,3 +80,25 @@ pub fn age(seconds: u32) -> String {
         _ => format!("{days}d{}h", hours % 24),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_keep_two_digits_at_least() {
+        let cases = [(0, "0"), (1023, "1023"), (1024, "1.0Ki"), (10_240, "10Ki"), (1_500_000, "1.4Mi")];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(u64::MAX), "16Ei");
+    }
+
+    #[test]
+    fn ages_name_two_units() {
+        let cases = [(0, "0s"), (119, "119s"), (120, "2m0s"), (3_599, "59m59s"), (3_600, "1h0m"), (90_000, "1d1h")];
+        for (seconds, text) in cases {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}

@@ -103,6 +103,8 @@ impl BpfRoot {
         self.lru::<svc_common::AffinityKey, svc_common::AffinityValue>(map::AFFINITY, &[]);
         self.lru::<svc_common::SocketKey, svc_common::SocketValue>(map::SOCKETS, &[]);
         self.fill_counters(reader);
+        let sizes = (size_of::<svc_common::RangeKey>(), 4);
+        self.pin(map::CLUSTER_RANGES, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, sizes, 16, BPF_F_NO_PREALLOC);
         self.pin(map::EVENTS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, (0, 0), 256 * 1024, 0);
     }
 
