@@ -3,12 +3,14 @@
 
 mod observe_support;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use clap::Parser;
 use jiff::tz::TimeZone;
 use observe_support::kernel::{BpfRoot, Emitter};
 use observe_support::{DNS, NGINX, cluster, name, v4};
-use svc_agent::cli::monitor::{MonitorFormat, Printer};
+use svc_agent::cli::monitor::{MonitorArgs, MonitorFormat, Printer, watch};
 use svc_agent::datapath::events::{EventListener, ListenError};
 use svc_agent::observe::PinnedMaps;
 use svc_agent::observe::events::{EventFilter, EventLine};
@@ -183,6 +185,67 @@ async fn an_overrun_is_noticed() {
     }
     assert_eq!(read, written);
     assert!(behind);
+}
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    monitor: MonitorArgs,
+}
+
+/// Hands each line over as it is written.
+struct Lines(tokio::sync::mpsc::UnboundedSender<String>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        text.lines().try_for_each(|line| self.0.send(line.to_owned())).map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_command_announces_prints_and_leaves_nothing_on() {
+    let root = BpfRoot::with_maps(&cluster(10_000));
+    let emitter = Emitter::load(&root);
+    let arguments = ["monitor", "--bpf-root", root.path().to_str().unwrap(), "--drops"];
+    let args = Command::try_parse_from(arguments).unwrap().monitor;
+    let (lines_in, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let (notices_in, mut notices) = tokio::sync::mpsc::unbounded_channel();
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let stopped = stop.clone();
+    let notice = move |text: std::fmt::Arguments<'_>| notices_in.send(text.to_string()).unwrap();
+    let command = watch(args.clone(), Lines(lines_in), notice, async move { stopped.notified().await });
+
+    let check = async {
+        assert!(notices.recv().await.unwrap().starts_with("listening"));
+        assert!(root.config().events_until > 0);
+        let second = watch(args, std::io::sink(), |_| {}, std::future::pending()).await;
+        assert!(second.unwrap_err().to_string().contains("another monitor listens"));
+        assert!(emitter.emit(&translated()));
+        assert!(emitter.emit(&refused()));
+        assert!(lines.recv().await.unwrap().ends_with("10.110.110.219:80 → refused: no_endpoint  socket"));
+        stop.notify_one();
+    };
+    let (ended, ()) = tokio::join!(command, check);
+    ended.unwrap();
+    assert_eq!(root.config().events_until, 0);
+}
+
+#[tokio::test]
+async fn a_closed_pipe_ends_the_command() {
+    let root = BpfRoot::with_maps(&cluster(10_000));
+    let emitter = Emitter::load(&root);
+    let args = Command::try_parse_from(["monitor", "--bpf-root", root.path().to_str().unwrap()]).unwrap().monitor;
+    let (lines_in, lines) = tokio::sync::mpsc::unbounded_channel();
+    drop(lines);
+    let emit = |_: std::fmt::Arguments<'_>| assert!(emitter.emit(&translated()));
+    let ended = watch(args, Lines(lines_in), emit, std::future::pending());
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("it goes on").unwrap();
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! `svc-agent monitor`: prints new connections, refusals and drops as they happen. Programs write events only while
 //! this runs; it ends with Ctrl-C, and leaves nothing switched on.
 
+use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -56,29 +58,43 @@ pub enum MonitorFormat {
 
 pub fn run(args: MonitorArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(monitor(args))
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let stop = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        watch(args, io::stdout(), |notice| eprintln!("{notice}"), stop).await
+    })
 }
 
-async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
+/// Prints events to `out` until `stop` or until nobody reads `out`. The first of the notices says that events come.
+pub async fn watch(
+    args: MonitorArgs,
+    out: impl Write,
+    notice: impl Fn(fmt::Arguments<'_>),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let maps = PinnedMaps::open(&args.bpf_root)?;
     let directory = find_maps(&args.bpf_root)?;
     let filter = EventFilter {
         rows: Filter { service: args.service, namespace: args.namespace, client: args.client },
         drops_only: args.drops,
     };
-    let mut printer = Printer::new(&maps, filter, args.output, io::stdout());
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut printer = Printer::new(&maps, filter, args.output, out);
     let mut renewal = tokio::time::interval(RENEW_EVERY);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut listener = EventListener::open(&directory)?;
     listener.renew()?;
-    announce(&directory);
+    notice(format_args!("listening for new connections ({}), Ctrl-C ends", directory.display()));
 
     let mut events = Vec::new();
+    let mut stop = pin!(stop);
     loop {
         tokio::select! {
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            () = &mut stop => return Ok(()),
             _ = renewal.tick() => listener.renew()?,
             read = listener.read(&mut events) => {
                 read?;
@@ -89,16 +105,11 @@ async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
                 }
                 events.clear();
                 if listener.fell_behind() {
-                    eprintln!("more connections than can be printed: lines may be missing");
+                    notice(format_args!("more connections than can be printed: lines may be missing"));
                 }
             }
         }
     }
-}
-
-/// Whoever starts a monitor to watch something waits for this line.
-fn announce(directory: &Path) {
-    eprintln!("listening for new connections ({}), Ctrl-C ends", directory.display());
 }
 
 /// Why events could not be printed.
