@@ -18,4 +18,5 @@ pub mod tc;
 
 pub use address::Address;
 pub use flow::UDP_IDLE_SECONDS;
+pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 pub use tables::{Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Side, Tables};

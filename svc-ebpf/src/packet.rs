@@ -29,7 +29,7 @@ impl<'a> TcPacket<'a> {
     /// Makes the headers of a packet with a non-linear head directly accessible.
     #[inline(always)]
     pub fn new(context: &'a TcContext) -> Self {
-        let linear = (context.data_end() - context.data()) as u32;
+        let linear = (data_end(context) - data(context)) as u32;
         if linear < HEADERS && linear < context.len() {
             let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
             // SAFETY: the context is the one the kernel passed. On failure the packet stays as it is, and loads
@@ -45,8 +45,8 @@ impl<'a> TcPacket<'a> {
         if offset > MAX_OFFSET {
             return None;
         }
-        let start = self.context.data() + offset;
-        (start + N <= self.context.data_end()).then_some(start as *mut u8)
+        let start = data(self.context) + offset;
+        (start + N <= data_end(self.context)).then_some(start as *mut u8)
     }
 }
 
@@ -106,6 +106,21 @@ impl Packet for TcPacket<'_> {
             _ => Err(RewriteError),
         }
     }
+}
+
+/// Start of the packet's linear part. Volatile, here and below: otherwise the compiler hands the value to a function
+/// in place of the context, as the 32-bit number the field pretends to be, and the verifier no longer sees a pointer.
+#[inline(always)]
+fn data(context: &TcContext) -> usize {
+    // SAFETY: the kernel passed a valid context.
+    unsafe { core::ptr::read_volatile(&raw const (*context.skb.skb).data) as usize }
+}
+
+/// End of the packet's linear part.
+#[inline(always)]
+fn data_end(context: &TcContext) -> usize {
+    // SAFETY: the kernel passed a valid context.
+    unsafe { core::ptr::read_volatile(&raw const (*context.skb.skb).data_end) as usize }
 }
 
 /// Copies in words: a byte-wise copy, which Rust would make for byte arrays, costs four times the instructions.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::info;
-use svc_datapath::{Action, Packet as _};
+use svc_datapath::{Action, ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet as _};
 
 use crate::packet::{TcPacket, interface};
 use crate::variant::TRACE;
@@ -32,9 +32,11 @@ pub fn departure(context: &TcContext, packet: &TcPacket<'_>, action: Action) {
 #[inline(never)]
 fn line(context: &TcContext, packet: &TcPacket<'_>, verdict: &str) {
     let interface = interface(context);
-    if let Some([0x08, 0x00]) = packet.load::<2>(12)
-        && let Some(header) = packet.load::<24>(14)
-    {
+    // Zeros where the packet is too short, rather than an `Option`: the compiler would compute with the undefined value
+    // of the `None` case before it tests for it, and the verifier refuses that.
+    let ethertype = u16::from_be_bytes(packet.load(12).unwrap_or([0; 2]));
+    if ethertype == ETHERTYPE_IPV4 {
+        let header: [u8; 24] = packet.load(ETHERNET_LENGTH).unwrap_or([0; 24]);
         let [.., s0, s1, s2, s3, d0, d1, d2, d3, sp0, sp1, dp0, dp1] = header;
         info!(
             context,
@@ -47,10 +49,9 @@ fn line(context: &TcContext, packet: &TcPacket<'_>, verdict: &str) {
             u16::from_be_bytes([dp0, dp1]),
             header[9]
         );
-    } else if let Some([0x86, 0xdd]) = packet.load::<2>(12)
-        && let Some(source) = packet.load::<16>(22)
-        && let Some(destination) = packet.load::<16>(38)
-    {
+    } else if ethertype == ETHERTYPE_IPV6 {
+        let source: [u8; 16] = packet.load(ETHERNET_LENGTH + 8).unwrap_or([0; 16]);
+        let destination: [u8; 16] = packet.load(ETHERNET_LENGTH + 24).unwrap_or([0; 16]);
         info!(context, "{} if {} {:i} -> {:i}", verdict, interface, source, destination);
     }
 }

@@ -94,7 +94,8 @@ pub enum ConfigField {
     NodeV6(AddrV6),
 }
 
-/// Primitive operations on the maps. A failed write has changed nothing.
+/// Primitive operations on the maps. A failed write of a single word or a hash entry has changed nothing; one of a
+/// whole element or of slots may have written a part, which is why nobody may be able to see those yet.
 pub trait Maps {
     fn capacities(&self) -> Capacities;
 
