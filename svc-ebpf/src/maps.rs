@@ -3,9 +3,9 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use svc_common::{
-    ADDRESS_FILTER_WORDS, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowKeyV4,
+    ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowKeyV4,
     FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, ServiceName, SocketKey,
     SocketValue,
 };
@@ -44,3 +44,5 @@ pub static SERVICE_COUNTERS: PerCpuHashMap<u32, ServiceCounters> =
 pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+#[map]
+pub static CLUSTER_RANGES: LpmTrie<AddrV6, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
