@@ -8,6 +8,8 @@ mod cleanup;
 mod features;
 mod interfaces;
 mod load;
+pub mod maps;
+mod mmap;
 mod netlink;
 mod pin;
 mod preflight;
