@@ -1,1 +1,4 @@
 //! Command line: one file per subcommand.
+
+pub mod get;
+pub mod monitor;

@@ -5,6 +5,7 @@
 mod attach;
 mod cgroup;
 mod cleanup;
+pub mod events;
 mod features;
 mod interfaces;
 mod load;
