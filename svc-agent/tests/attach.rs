@@ -9,7 +9,7 @@ use common::{Lab, eventually, lab, names_in, start};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use svc_agent::datapath::{AttachMode, Options, Pattern, Role, SocketLb, StartError, Uplinks, remove};
+use svc_agent::datapath::{AttachMode, InterfaceCounts, Options, Pattern, SocketLb, StartError, Uplinks, remove};
 use svc_common::feature;
 
 /// Names of our programs on an interface's clsact hooks.
@@ -52,9 +52,9 @@ fn links_follow_interfaces_as_they_come_and_go() {
     lab(|lab| async move {
         let first = lab.add_veth("veth-a", "peer-a").await;
         let (follower, _lock, _) = start(without_hooks(&lab)).await.unwrap();
-        let stats = follower.stats();
+        let counts = follower.counts();
         assert_eq!(lab.links(), link_names(&[first], &[]), "everything there is attached before the start returns");
-        assert_eq!(stats.attached(Role::Pod), 1);
+        assert_eq!(counts.borrow().pods, 1);
         tokio::spawn(follower.run());
 
         let second = lab.add_veth("veth-b", "peer-b").await;
@@ -65,7 +65,7 @@ fn links_follow_interfaces_as_they_come_and_go() {
         let rename = LinkUnspec::new_with_index(second).name("other".to_owned()).down().build();
         lab.netlink.link().set(rename).execute().await.unwrap();
         eventually(Vec::new(), async || lab.links()).await;
-        assert_eq!((stats.attached(Role::Pod), stats.failures()), (0, 0));
+        eventually(InterfaceCounts::default(), async || *counts.borrow()).await;
     });
 }
 

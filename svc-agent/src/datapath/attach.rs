@@ -3,8 +3,6 @@
 //! Neighbours: `interfaces` decides, `netlink` reports, `tc` attaches one program.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rtnetlink::Handle;
@@ -29,32 +27,15 @@ pub enum FollowError {
 }
 
 /// Numbers for metrics and health.
-#[derive(Default, Debug)]
-pub struct InterfaceStats {
-    pods: AtomicU64,
-    uplinks: AtomicU64,
-    pending: AtomicU64,
-    failures: AtomicU64,
-}
-
-impl InterfaceStats {
-    /// Interfaces that carry the programs of a role now.
-    pub fn attached(&self, role: Role) -> u64 {
-        match role {
-            Role::Pod => self.pods.load(Ordering::Relaxed),
-            Role::Uplink => self.uplinks.load(Ordering::Relaxed),
-        }
-    }
-
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InterfaceCounts {
+    /// Interfaces that carry the programs of their role.
+    pub pods: usize,
+    pub uplinks: usize,
     /// Interfaces that should carry programs and do not.
-    pub fn pending(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed)
-    }
-
+    pub pending: usize,
     /// Failed attempts since the start.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
+    pub failures: u64,
 }
 
 /// Follows the interfaces of this process's network namespace.
@@ -67,7 +48,7 @@ pub struct Follower {
     selection: Selection,
     view: View,
     attached: BTreeMap<u32, Role>,
-    stats: Arc<InterfaceStats>,
+    counts: watch::Sender<InterfaceCounts>,
     addresses: watch::Sender<NodeAddresses>,
     retry: Option<Instant>,
     retry_delay: Duration,
@@ -93,7 +74,7 @@ impl Follower {
             selection,
             view: View::default(),
             attached: BTreeMap::new(),
-            stats: Arc::default(),
+            counts: watch::Sender::new(InterfaceCounts::default()),
             addresses: watch::Sender::new(NodeAddresses::default()),
             retry: None,
             retry_delay: FIRST_RETRY,
@@ -105,8 +86,8 @@ impl Follower {
         Ok(follower)
     }
 
-    pub fn stats(&self) -> Arc<InterfaceStats> {
-        Arc::clone(&self.stats)
+    pub fn counts(&self) -> watch::Receiver<InterfaceCounts> {
+        self.counts.subscribe()
     }
 
     pub fn addresses(&self) -> watch::Receiver<NodeAddresses> {
@@ -202,7 +183,7 @@ impl Follower {
     /// Makes what is attached what should be.
     async fn reconcile(&mut self) {
         let wanted = self.view.roles(&self.selection);
-        let mut failed = false;
+        let mut failed = 0;
         for (&index, &role) in &wanted {
             if self.has_role(index, role) {
                 continue;
@@ -219,8 +200,7 @@ impl Follower {
                 Err(AttachError::Gone) => {}
                 Err(error) => {
                     tracing::warn!(interface = name, index, %role, %error, "cannot attach; trying again");
-                    self.stats.failures.fetch_add(1, Ordering::Relaxed);
-                    failed = true;
+                    failed += 1;
                 }
             }
         }
@@ -230,8 +210,8 @@ impl Follower {
             self.attached.remove(&index);
             self.detach(index, role).await;
         }
-        self.count(wanted.len());
-        if failed {
+        self.count(wanted.len(), failed);
+        if failed > 0 {
             self.schedule_retry();
         } else {
             self.retry = None;
@@ -244,12 +224,15 @@ impl Follower {
         self.retry_delay = (self.retry_delay * 2).min(LAST_RETRY);
     }
 
-    fn count(&self, wanted: usize) {
-        let with = |role| self.attached.values().filter(|attached| **attached == role).count() as u64;
+    fn count(&self, wanted: usize, failed: u64) {
+        let with = |role| self.attached.values().filter(|attached| **attached == role).count();
         let (pods, uplinks) = (with(Role::Pod), with(Role::Uplink));
-        self.stats.pods.store(pods, Ordering::Relaxed);
-        self.stats.uplinks.store(uplinks, Ordering::Relaxed);
-        self.stats.pending.store((wanted as u64).saturating_sub(pods + uplinks), Ordering::Relaxed);
+        self.counts.send_if_modified(|counts| {
+            let before = *counts;
+            let pending = wanted.saturating_sub(pods + uplinks);
+            *counts = InterfaceCounts { pods, uplinks, pending, failures: before.failures + failed };
+            *counts != before
+        });
     }
 
     async fn attach(&self, index: u32, role: Role) -> Result<(), AttachError> {

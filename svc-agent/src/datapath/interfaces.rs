@@ -136,6 +136,20 @@ pub struct NodeAddresses {
     pub v6: Option<Ipv6Addr>,
 }
 
+impl NodeAddresses {
+    /// The first of each family.
+    pub fn of(addresses: &[IpAddr]) -> Self {
+        let mut found = Self::default();
+        for address in addresses {
+            match address {
+                IpAddr::V4(v4) => found.v4 = found.v4.or(Some(*v4)),
+                IpAddr::V6(v6) => found.v6 = found.v6.or(Some(*v6)),
+            }
+        }
+        found
+    }
+}
+
 /// What the kernel reported so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
@@ -198,16 +212,14 @@ impl View {
             .map(|route| (route.interface, route.source))
             .chain(uplinks.map(|(index, _)| (index, None)))
             .collect();
-        let first = |v6: bool| {
-            candidates.iter().find_map(|(interface, source)| {
-                let own =
-                    self.addresses.iter().filter(|known| known.interface == *interface).map(|known| known.address);
-                source.iter().copied().chain(own).find(|address| address.is_ipv6() == v6)
+        let addresses: Vec<IpAddr> = candidates
+            .into_iter()
+            .flat_map(|(interface, source)| {
+                let own = self.addresses.iter().filter(move |known| known.interface == interface);
+                source.into_iter().chain(own.map(|known| known.address))
             })
-        };
-        let v4 = first(false).and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None });
-        let v6 = first(true).and_then(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None });
-        NodeAddresses { v4, v6 }
+            .collect();
+        NodeAddresses::of(&addresses)
     }
 }
 

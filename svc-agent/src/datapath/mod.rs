@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 
-pub use attach::{FollowError, Follower, InterfaceStats};
+pub use attach::{FollowError, Follower, InterfaceCounts};
 pub use cgroup::{HookError, SocketLb};
 pub use cleanup::{CleanupError, Removed, remove};
 pub use features::Features;

@@ -65,7 +65,11 @@ pub fn cgroup_root(asked: Option<&Path>) -> Result<PathBuf, PreflightError> {
         Some(root) => root.to_path_buf(),
         None => first_cgroup2(&read("/proc/mounts")?).ok_or(PreflightError::NoCgroup2)?,
     };
-    if file_system(&root) == Some(CGROUP2_SUPER_MAGIC) { Ok(root) } else { Err(PreflightError::NotCgroup2 { root }) }
+    // A node that still uses cgroup v1 has the v2 hierarchy one level below the usual place.
+    [root.clone(), root.join("unified")]
+        .into_iter()
+        .find(|root| file_system(root) == Some(CGROUP2_SUPER_MAGIC))
+        .ok_or(PreflightError::NotCgroup2 { root })
 }
 
 fn read(path: &'static str) -> Result<String, PreflightError> {
