@@ -4,6 +4,7 @@
 
 mod apiserver;
 mod follower;
+mod real;
 
 use std::sync::{Arc, Mutex};
 
