@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use observe_support::cluster;
 use svc_agent::model::Node;
 use svc_agent::observe::{Endpoint, Settings, Shared, SourceState, serve};
+use svc_agent::source::SourceStats;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -105,7 +106,7 @@ async fn metrics_tell_what_happened_and_what_there_is() {
     shared.attach_maps(Box::new(cluster(10_000)));
     shared.attach_source(|| {
         vec![SourceState {
-            kind: "Service",
+            kind: "services",
             applied: 7,
             connected: true,
             unusable: BTreeMap::from([("bad_address", 2)]),
@@ -140,9 +141,9 @@ async fn metrics_tell_what_happened_and_what_there_is() {
         ("svc_agent_interfaces{state=\"failed\"}", 1.0),
         ("svc_agent_publish_errors_total{map=\"SLOTS\"}", 1.0),
         ("svc_agent_source_synced", 1.0),
-        ("svc_agent_source_connected{kind=\"Service\"}", 1.0),
-        ("svc_agent_source_applied_total{kind=\"Service\"}", 7.0),
-        ("svc_agent_source_unusable_total{kind=\"Service\",reason=\"bad_address\"}", 2.0),
+        ("svc_agent_source_connected{kind=\"services\"}", 1.0),
+        ("svc_agent_source_applied_total{kind=\"services\"}", 7.0),
+        ("svc_agent_source_unusable_total{kind=\"services\",reason=\"bad_address\"}", 2.0),
         ("svc_agent_drops_total{reason=\"no_endpoint\"}", 4.0),
         ("svc_agent_drops_total{reason=\"flow_table_full\"}", 0.0),
         ("svc_agent_services{ip_family=\"IPv4\",verdict=\"forward\"}", 2.0),
@@ -164,6 +165,13 @@ async fn metrics_tell_what_happened_and_what_there_is() {
     assert!(value(&text, "svc_agent_source_last_event_timestamp_seconds") > 1e9);
     assert!(value(&text, "process_resident_memory_bytes") > 1e5);
     assert!(text.contains("svc_agent_build_info{version=\""));
+}
+
+#[test]
+fn a_source_has_a_state_for_each_kind() {
+    let states = SourceState::all(&SourceStats::default());
+    let kinds: Vec<_> = states.iter().map(|state| (state.kind, state.connected)).collect();
+    assert_eq!(kinds, [("services", false), ("endpointslices", false), ("nodes", false)]);
 }
 
 #[tokio::test]

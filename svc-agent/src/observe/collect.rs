@@ -17,6 +17,7 @@ use super::label::Labels;
 use super::reader::{MapReader, ReadError};
 use super::services::verdict_label;
 use super::shared::SourceProbe;
+use crate::source::{Kind, SourceStats};
 
 /// Counting a full flow table reads a quarter of a million entries; more often than this is not worth it.
 const FLOW_COUNT_LIFETIME: Duration = Duration::from_secs(30);
@@ -217,7 +218,7 @@ fn encode_services(encoder: &mut DescriptorEncoder, samples: &[ServiceSample]) -
 /// What a source saw of one kind of objects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SourceState {
-    /// "Service", "EndpointSlice" or "Node".
+    /// "services", "endpointslices" or "nodes".
     pub kind: &'static str,
     pub applied: u64,
     pub deleted: u64,
@@ -227,6 +228,25 @@ pub struct SourceState {
     pub connected: bool,
     /// Objects or parts of them that were left out, by reason.
     pub unusable: BTreeMap<&'static str, u64>,
+}
+
+impl SourceState {
+    /// One for each kind.
+    pub fn all(stats: &SourceStats) -> Vec<Self> {
+        let state = |kind: Kind| {
+            let of_kind = stats.kind(kind);
+            Self {
+                kind: kind.resource(),
+                applied: of_kind.applied(),
+                deleted: of_kind.deleted(),
+                lists: of_kind.lists(),
+                errors: of_kind.errors(),
+                connected: of_kind.connected(),
+                unusable: of_kind.unusable(),
+            }
+        };
+        Kind::ALL.into_iter().map(state).collect()
+    }
 }
 
 pub(super) struct SourceCollector(pub Arc<OnceLock<SourceProbe>>);
