@@ -106,7 +106,7 @@ async fn metrics_tell_what_happened_and_what_there_is() {
     shared.attach_maps(Box::new(cluster(10_000)));
     shared.attach_source(|| {
         vec![SourceState {
-            kind: "services",
+            kind: "Service",
             applied: 7,
             connected: true,
             unusable: BTreeMap::from([("bad_address", 2)]),
@@ -141,9 +141,9 @@ async fn metrics_tell_what_happened_and_what_there_is() {
         ("svc_agent_interfaces{state=\"failed\"}", 1.0),
         ("svc_agent_publish_errors_total{map=\"SLOTS\"}", 1.0),
         ("svc_agent_source_synced", 1.0),
-        ("svc_agent_source_connected{kind=\"services\"}", 1.0),
-        ("svc_agent_source_applied_total{kind=\"services\"}", 7.0),
-        ("svc_agent_source_unusable_total{kind=\"services\",reason=\"bad_address\"}", 2.0),
+        ("svc_agent_source_connected{kind=\"Service\"}", 1.0),
+        ("svc_agent_source_applied_total{kind=\"Service\"}", 7.0),
+        ("svc_agent_source_unusable_total{kind=\"Service\",reason=\"bad_address\"}", 2.0),
         ("svc_agent_drops_total{reason=\"no_endpoint\"}", 4.0),
         ("svc_agent_drops_total{reason=\"flow_table_full\"}", 0.0),
         ("svc_agent_services{ip_family=\"IPv4\",verdict=\"forward\"}", 2.0),
@@ -171,7 +171,7 @@ async fn metrics_tell_what_happened_and_what_there_is() {
 fn a_source_has_a_state_for_each_kind() {
     let states = SourceState::all(&SourceStats::default());
     let kinds: Vec<_> = states.iter().map(|state| (state.kind, state.connected)).collect();
-    assert_eq!(kinds, [("services", false), ("endpointslices", false), ("nodes", false)]);
+    assert_eq!(kinds, [("Service", false), ("EndpointSlice", false), ("Node", false)]);
 }
 
 #[tokio::test]

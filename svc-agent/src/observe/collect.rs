@@ -218,7 +218,7 @@ fn encode_services(encoder: &mut DescriptorEncoder, samples: &[ServiceSample]) -
 /// What a source saw of one kind of objects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SourceState {
-    /// "services", "endpointslices" or "nodes".
+    /// "Service", "EndpointSlice" or "Node".
     pub kind: &'static str,
     pub applied: u64,
     pub deleted: u64,
@@ -236,7 +236,11 @@ impl SourceState {
         let state = |kind: Kind| {
             let of_kind = stats.kind(kind);
             Self {
-                kind: kind.resource(),
+                kind: match kind {
+                    Kind::Service => "Service",
+                    Kind::EndpointSlice => "EndpointSlice",
+                    Kind::Node => "Node",
+                },
                 applied: of_kind.applied(),
                 deleted: of_kind.deleted(),
                 lists: of_kind.lists(),
