@@ -11,8 +11,8 @@ use svc_common::{
 };
 
 use super::reader::{MapReader, ReadError};
+use crate::datapath::PinDir;
 use crate::datapath::maps::{Access, KernelMaps, OpenError, Traffic};
-use crate::datapath::pin::PinDir;
 use crate::publish::{Capacities, Maps};
 
 /// As statfs(2) names a BPF file system.
