@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod demo;
 pub mod dns;
 mod lab;
 pub mod lookup;
