@@ -4,6 +4,7 @@
 mod bpf_linker;
 mod build;
 mod build_ebpf;
+mod demo;
 mod deploy_check;
 mod docs_check;
 mod image;
@@ -30,6 +31,8 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Build one static svc-agent binary with the eBPF object inside
     Build(build::Options),
+    /// A pod reaches a ClusterIP, as a story in the terminal
+    Demo(demo::Options),
     /// Run all tests; as root for the levels that need a kernel
     Test(test::Options),
     /// Formatting, clippy for both targets, documents, deploy files
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
