@@ -1,0 +1,158 @@
+//! Plays a case on any implementation of the dataplane and says in words where it differs.
+//! Neighbours: [`super::native`] and [`super::kernel`] are the implementations.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use etherparse::{SlicedPacket, TransportSlice};
+
+use super::case::{CHOSEN, Case, Hook, Outcome, Output, PacketStep, Step, resolve};
+use super::frame::Checksums;
+use super::oracle;
+use super::packet::MemoryPacket;
+use super::show;
+use super::state::State;
+use super::world::Change;
+
+/// Programs with their maps.
+pub trait Dataplane {
+    fn apply(&mut self, change: &Change);
+    fn state(&mut self) -> State;
+    /// `Err` says what the implementation itself found wrong.
+    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket) -> Result<Outcome, String>;
+}
+
+/// Plays all steps; `Err` is a report for people. Every step is compared, so that one report shows all.
+pub fn play(case: &Case, checksums: Checksums, dataplane: &mut impl Dataplane) -> Result<(), String> {
+    let mut report = String::new();
+    let mut before: Option<MemoryPacket> = None;
+    let mut chosen = None;
+    for (number, step) in case.steps.iter().enumerate() {
+        match step {
+            Step::World(changes) => changes.iter().for_each(|change| {
+                dataplane.apply(&with_chosen_port(change, chosen));
+            }),
+            Step::Packet(step) => {
+                let mut packet = step.packet(checksums, chosen, before.as_ref());
+                let entered = packet.clone();
+                let old = dataplane.state();
+                let outcome = dataplane.run(step.hook, &mut packet);
+                let new = dataplane.state();
+                let mut wrong = String::new();
+                match outcome {
+                    Ok(outcome) => compare_packet(step, &entered, &packet, outcome, &mut chosen, &mut wrong),
+                    Err(error) => wrong = format!("    {error}\n"),
+                }
+                compare_changes(step, &old, &new, chosen, &mut wrong);
+                if !wrong.is_empty() {
+                    let _ = writeln!(report, "  step {} at {:?}: {}", number + 1, step.hook, show::summary(entered.bytes()));
+                    report.push_str(&wrong);
+                }
+                before = Some(packet);
+            }
+        }
+    }
+    match report.is_empty() {
+        true => Ok(()),
+        false => Err(format!("case '{}' with checksums {checksums:?}\n{report}", case.name)),
+    }
+}
+
+fn compare_packet(
+    step: &PacketStep,
+    entered: &MemoryPacket,
+    packet: &MemoryPacket,
+    outcome: Outcome,
+    chosen: &mut Option<u16>,
+    wrong: &mut String,
+) {
+    if outcome != step.outcome {
+        let _ = writeln!(wrong, "    outcome: expected {:?}, actual {outcome:?}", step.outcome);
+    }
+    let actual = packet.finish();
+    let mut expected = match &step.output {
+        Output::Gone => return,
+        Output::Unchanged => entered.finish(),
+        Output::Frame(frame) => {
+            if chosen.is_none() && frame.source.port() == CHOSEN {
+                *chosen = source_port(&actual);
+            }
+            resolve(frame, *chosen).bytes(Checksums::Complete)
+        }
+    };
+    // What hardware stores into a packet that was replaced altogether: harmless if a receiver still accepts it.
+    if matches!(step.output, Output::Frame(_))
+        && step.outcome == Outcome::TurnBack
+        && let Some(field) = packet.offloaded_field()
+        && let (Some(to), Some(from)) = (expected.get_mut(field..field + 2), actual.get(field..field + 2))
+    {
+        to.copy_from_slice(from);
+    }
+    if actual != expected {
+        let _ = write!(wrong, "  packet:\n{}", show::difference(&expected, &actual));
+    }
+    if oracle::verify(&entered.finish()).is_ok()
+        && let Err(error) = oracle::verify(&actual)
+    {
+        let _ = writeln!(wrong, "    a receiver would discard the packet: {error}");
+    }
+}
+
+fn compare_changes(step: &PacketStep, old: &State, new: &State, chosen: Option<u16>, wrong: &mut String) {
+    let mut expected: Vec<String> = step.changes.iter().map(|line| line.replace(":CHOSEN", &format!(":{CHOSEN}"))).collect();
+    expected.sort();
+    let mut actual: Vec<String> = old.changes(new).iter().map(|line| with_placeholder(line, chosen)).collect();
+    actual.sort();
+    if actual != expected {
+        let _ = write!(wrong, "  changes of the maps:\n{}", show::line_difference(&expected, &actual));
+    }
+    let fresh: Vec<&String> = new.halves().iter().filter(|half| !old.halves().contains(half)).collect();
+    match (step.leaves_half, fresh.as_slice()) {
+        (None, [_, ..]) => {
+            let _ = writeln!(wrong, "    flows without their other half: {fresh:?}");
+        }
+        (Some(reason), []) => {
+            let _ = writeln!(wrong, "    expected a flow without its other half ({reason})");
+        }
+        _ => {}
+    }
+}
+
+fn source_port(frame: &[u8]) -> Option<u16> {
+    match SlicedPacket::from_ethernet(frame).ok()?.transport? {
+        TransportSlice::Tcp(tcp) => Some(tcp.source_port()),
+        TransportSlice::Udp(udp) => Some(udp.source_port()),
+        _ => None,
+    }
+}
+
+fn with_placeholder(line: &str, chosen: Option<u16>) -> String {
+    let Some(port) = chosen else { return line.to_owned() };
+    let (from, to) = (format!(":{port}"), format!(":{CHOSEN}"));
+    line.split(' ')
+        .map(|word| {
+            let bare = word.trim_end_matches(',');
+            match bare.strip_suffix(&from) {
+                Some(address) => format!("{address}{to}{}", &word[bare.len()..]),
+                None => word.to_owned(),
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn with_chosen_port(change: &Change, chosen: Option<u16>) -> Change {
+    let replaced = |end: SocketAddr| match chosen {
+        Some(port) if end.port() == CHOSEN => SocketAddr::new(end.ip(), port),
+        _ => end,
+    };
+    match change {
+        Change::ForgetFlow { stage, protocol, source, destination } => Change::ForgetFlow {
+            stage: *stage,
+            protocol: *protocol,
+            source: replaced(*source),
+            destination: replaced(*destination),
+        },
+        other => other.clone(),
+    }
+}
