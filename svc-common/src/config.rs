@@ -45,3 +45,14 @@ pub mod address_class {
     /// The address replaces clients' addresses (hairpin, masquerade).
     pub const NODE: u8 = 1 << 2;
 }
+
+/// Key of CLUSTER_RANGES, a longest-prefix-match trie (`struct bpf_lpm_trie_key`); the value is a u32 that says nothing.
+/// IPv4 ranges are IPv4-mapped: `::ffff:a.b.c.d`, prefix length + 96.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RangeKey {
+    /// Bits, host byte order.
+    pub prefix_length: u32,
+    pub address: AddrV6,
+}
+abi!(RangeKey, 20);

@@ -7,6 +7,7 @@ use crate::{AddrV6, Family, Port, Protocol, abi};
 pub struct Event {
     /// Nanoseconds of CLOCK_MONOTONIC.
     pub time: u64,
+    /// Zero for a socket hook: the kernel has not chosen the local address yet. `process` and `command` tell who it is.
     pub client: AddrV6,
     pub frontend: AddrV6,
     /// All zero when no backend was chosen.
@@ -25,8 +26,13 @@ pub struct Event {
     /// `DropReason` as u8 when kind is REFUSED or DROPPED.
     pub reason: u8,
     pub zero: u8,
+    /// Process id in the initial PID namespace; zero for packets.
+    pub process: u32,
+    pub reserved: u32,
+    /// Command name of the process (TASK_COMM_LEN, NUL padded).
+    pub command: [u8; 16],
 }
-abi!(Event, 72);
+abi!(Event, 96);
 
 pub mod event_kind {
     pub const TRANSLATED: u8 = 1;

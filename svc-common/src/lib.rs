@@ -13,7 +13,7 @@ mod service;
 mod socket;
 
 pub use address::{AddrV4, AddrV6, Family, Port, Protocol};
-pub use config::{ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, address_class, feature};
+pub use config::{ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, RangeKey, address_class, feature};
 pub use counters::ServiceCounters;
 pub use event::{Event, event_kind, event_path};
 pub use flow::{Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, flow_op, flow_stage, flow_state};
@@ -31,6 +31,7 @@ pub const ABI_VERSION: u32 = 1;
 pub mod map {
     pub const CONFIG: &str = "CONFIG";
     pub const ADDRESS_FILTER: &str = "ADDRESS_FILTER";
+    pub const CLUSTER_RANGES: &str = "CLUSTER_RANGES";
     pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
     pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
     pub const SERVICES: &str = "SERVICES";

@@ -5,6 +5,8 @@
 use crate::{AddrV4, AddrV6, Family, Port, Protocol, abi};
 
 /// Key of FRONTENDS_V4 / FRONTENDS_V6; the value is the service index (u32).
+/// Each service address has one more entry with port and protocol zero (value u32::MAX): a packet to a port that the
+/// address does not have is refused.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FrontendKey<A> {
@@ -138,6 +140,8 @@ abi!(BackendEntry, 32);
 pub mod backend_flag {
     /// The endpoint's nodeName is this node.
     pub const LOCAL: u16 = 1 << 0;
+    /// The backend has a slot: new flows may choose it. Clear while it only drains; may change while it lives.
+    pub const ELIGIBLE: u16 = 1 << 1;
 }
 
 /// Key of AFFINITY.

@@ -3,9 +3,20 @@
 //! Neighbours: `svc-common` (layouts), `svc-ebpf` (kernel side of the traits), `svc-testbed` (native side).
 #![no_std]
 #![forbid(unsafe_code)]
-pub mod filter;
-mod tables;
 
-pub use tables::{
-    Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Side, Tables,
-};
+mod address;
+pub mod checksum;
+pub mod filter;
+mod flow;
+mod parse;
+mod refuse;
+mod rewrite;
+mod select;
+pub mod socket;
+mod tables;
+pub mod tc;
+
+pub use address::Address;
+pub use flow::UDP_IDLE_SECONDS;
+pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+pub use tables::{Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Side, Tables};

@@ -2,8 +2,8 @@
 //! `svc-ebpf` implements these on kernel facilities, `svc-testbed` in plain memory.
 
 use svc_common::{
-    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowKey, FrontendKey,
-    ServiceEntry, SocketKey, SocketValue,
+    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowKey,
+    FrontendKey, ServiceEntry, SocketKey, SocketValue,
 };
 
 /// The kernel refused to change the packet.
@@ -62,8 +62,10 @@ pub trait FamilyTables<A> {
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow<A>, replace: bool) -> Result<(), InsertError>;
     /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time, if it exists.
     fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32);
-    /// The node's address of this family, if it has one.
-    fn node_address(&self) -> Option<A>;
+    /// The node's address of this family; the unspecified address if it has none.
+    fn node_address(&self) -> A;
+    /// Whether the address lies in the cluster's pod ranges (CLUSTER_RANGES): such clients keep their address.
+    fn in_cluster(&self, address: A) -> bool;
 }
 
 /// Maps and facts common to both families.
@@ -81,7 +83,7 @@ pub trait Tables: FamilyTables<AddrV4> + FamilyTables<AddrV6> {
     fn count_drop(&self, reason: DropReason);
     /// Whether anybody listens to events at this time (seconds of CLOCK_MONOTONIC).
     fn events_wanted(&self, now: u32) -> bool;
-    /// `Event::time` is filled in here.
+    /// `Event::time`, and for socket events the process, are filled in here.
     fn emit(&self, event: &Event);
     /// Seconds of CLOCK_MONOTONIC.
     fn now(&self) -> u32;

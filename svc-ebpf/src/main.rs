@@ -1,8 +1,120 @@
-//! Kernel programs.
+//! Kernel programs: thin entry points over `svc-datapath`. Maps are in `maps`, facts fixed at load time in `variant`,
+//! the kernel side of the datapath's traits in `packet`, `tables` and `sockaddr`.
 #![no_std]
 #![no_main]
+
+mod maps;
+mod packet;
+mod sockaddr;
+mod tables;
+mod trace;
+mod variant;
+
+use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+use svc_datapath::{Action, Side, tc};
+
+use crate::packet::{TcPacket, interface};
+use crate::tables::KernelTables;
+
+/// `TC_ACT_UNSPEC` of a classifier: leave the verdict to the programs and filters behind this one.
+const NEXT: i32 = -1;
+
+#[classifier]
+pub fn pod_ingress(context: TcContext) -> i32 {
+    let mut packet = arrive(&context);
+    let action = tc::ingress(&mut packet, &KernelTables, Side::Pod);
+    depart(&context, &packet, action)
+}
+
+#[classifier]
+pub fn pod_egress(context: TcContext) -> i32 {
+    let mut packet = arrive(&context);
+    let action = tc::egress(&mut packet, &KernelTables);
+    depart(&context, &packet, action)
+}
+
+#[classifier]
+pub fn uplink_ingress(context: TcContext) -> i32 {
+    let mut packet = arrive(&context);
+    let action = tc::ingress(&mut packet, &KernelTables, Side::Uplink);
+    depart(&context, &packet, action)
+}
+
+#[classifier]
+pub fn uplink_egress(context: TcContext) -> i32 {
+    let mut packet = arrive(&context);
+    let action = tc::egress(&mut packet, &KernelTables);
+    depart(&context, &packet, action)
+}
+
+#[inline(always)]
+fn arrive(context: &TcContext) -> TcPacket<'_> {
+    let packet = TcPacket::new(context);
+    trace::arrival(context, &packet);
+    packet
+}
+
+#[inline(always)]
+fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action) -> i32 {
+    trace::departure(context, packet, action);
+    match action {
+        Action::Pass => NEXT,
+        Action::Drop(_) => TC_ACT_SHOT as i32,
+        // SAFETY: a helper that takes plain numbers.
+        Action::TurnBack => unsafe { bpf_redirect(interface(context), 0) as i32 },
+    }
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(context: SockAddrContext) -> i32 {
+    sockaddr::connect4(&context)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(context: SockAddrContext) -> i32 {
+    sockaddr::connect6(&context)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(context: SockAddrContext) -> i32 {
+    sockaddr::sendmsg4(&context)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(context: SockAddrContext) -> i32 {
+    sockaddr::sendmsg6(&context)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(context: SockAddrContext) -> i32 {
+    sockaddr::peer4(&context)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(context: SockAddrContext) -> i32 {
+    sockaddr::peer6(&context)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(context: SockAddrContext) -> i32 {
+    sockaddr::peer4(&context)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(context: SockAddrContext) -> i32 {
+    sockaddr::peer6(&context)
+}
+
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // No code path may reach this: the verifier refuses a program with an endless loop.
     loop {}
 }
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

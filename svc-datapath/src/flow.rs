@@ -1,0 +1,219 @@
+//! Flow rules: when an existing flow still counts, and how the pair of flows of a new connection is made.
+
+use svc_common::{AddrV6, BackendRef, Flow, FlowKey, Port, Protocol, flow_op, flow_stage, flow_state};
+
+use crate::address::Address;
+use crate::parse::{opens, tcp_flag};
+use crate::select::live_backend;
+use crate::tables::{FamilyTables, InsertError, Tables};
+
+/// Seconds without a packet after which a UDP flow is forgotten: nf_conntrack_udp_timeout_stream.
+pub const UDP_IDLE_SECONDS: u32 = 180;
+
+/// Source ports tried before a new connection is given up.
+const PORT_ATTEMPTS: usize = 8;
+
+/// Where replacement source ports come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum SourcePort {
+    /// The client's own, another one only if it is taken.
+    Keep,
+    /// The address is the node's: its own sockets live below (net.ipv4.ip_local_port_range ends at 60999 by default).
+    AboveLocalRange,
+}
+
+/// A new connection could not be entered into the flow table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PairError {
+    PortsExhausted,
+    TableFull,
+}
+
+/// The key of the packets of the other direction.
+#[inline(always)]
+pub fn peer_key<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
+    FlowKey {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        protocol: key.protocol,
+        stage: flow.peer_stage,
+        zero: 0,
+    }
+}
+
+/// Whether a packet that matches `flow` belongs to it, or begins a new connection instead.
+#[inline(always)]
+pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>, tcp_flags: u8, now: u32) -> bool {
+    let to_backend = flow.ops & flow_op::TO_BACKEND != 0;
+    if key.protocol == Protocol::TCP {
+        // Only a SYN can begin anew: after the old connection ended, or while nobody has answered and the chosen
+        // endpoint is gone. A retransmitted SYN stays with its backend.
+        if !to_backend || !opens(tcp_flags) {
+            return true;
+        }
+        let ended = flow.state & flow_state::CLOSED != 0 || flow.state & BOTH_FIN == BOTH_FIN;
+        let unanswered = flow.state & flow_state::REPLIED == 0;
+        return !ended && !(unanswered && ended_backend(tables, flow.backend));
+    }
+    // A UDP client moves when its endpoint stopped serving; late replies of the old one may still pass.
+    !to_backend || !(now.wrapping_sub(flow.last_seen) > UDP_IDLE_SECONDS || ended_backend(tables, flow.backend))
+}
+
+const BOTH_FIN: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
+
+#[inline(always)]
+fn ended_backend<T: Tables>(tables: &T, backend: BackendRef) -> bool {
+    backend != BackendRef::NONE && live_backend(tables, backend).is_none()
+}
+
+/// Writes down what a packet of an established flow changes: seldom anything.
+#[inline(always)]
+pub fn note_packet<A: Address, T: FamilyTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    tcp_flags: u8,
+    now: u32,
+) {
+    let to_backend = flow.ops & flow_op::TO_BACKEND != 0;
+    let mut state = 0;
+    if !to_backend {
+        state |= flow_state::REPLIED;
+    }
+    if tcp_flags & tcp_flag::RST != 0 {
+        state |= flow_state::CLOSED;
+    } else if tcp_flags & tcp_flag::FIN != 0 {
+        state |= if to_backend { flow_state::FIN_CLIENT } else { flow_state::FIN_BACKEND };
+    }
+    if flow.state | state != flow.state {
+        mark_pair(tables, key, state, now);
+    } else if flow.last_seen != now {
+        tables.mark_flow(key, 0, now);
+    }
+}
+
+/// Both flows of a connection learn of a change of state. Out of line: it happens a few times per connection.
+#[inline(never)]
+fn mark_pair<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>, state: u8, now: u32) {
+    if let Some(flow) = tables.flow(key) {
+        tables.mark_flow(key, state, now);
+        tables.mark_flow(&peer_key(key, &flow), state, now);
+    }
+}
+
+/// Enters both flows of a new connection: `key` ⇒ `flow`, and the replies back to `key`.
+/// The reply's tuple must not be in use; if it is, the connection gets another source port.
+///
+/// Out of line, with its arguments by reference: in the kernel this is a function of its own, shared by the programs,
+/// whose stack of 512 bytes is for the whole call chain.
+#[inline(never)]
+pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+    ports: SourcePort,
+    now: u32,
+) -> Result<(), PairError> {
+    if ports == SourcePort::AboveLocalRange {
+        flow.source_port = port_above_local_range(tables.random());
+    }
+    // The stack has no room for a second flow: `flow` lends its memory to the reply, and its own tuple is kept,
+    // reversed, in the reply's key.
+    let mut reply_key = peer_key(key, flow);
+    let (ops, peer_stage) = (flow.ops, flow.peer_stage);
+    set_tuple(flow, key.destination, key.source, key.destination_port, key.source_port);
+    flow.ops = ops & !flow_op::TO_BACKEND;
+    flow.peer_stage = key.stage;
+    let entered = insert_reply(tables, key, &mut reply_key, flow, ports, now);
+    set_tuple(flow, reply_key.destination, reply_key.source, reply_key.destination_port, reply_key.source_port);
+    flow.ops = ops;
+    flow.peer_stage = peer_stage;
+    entered?;
+    tables.insert_flow(key, flow, true).map_err(|_| PairError::TableFull)
+}
+
+#[inline(always)]
+fn set_tuple<A: Address>(flow: &mut Flow<A>, source: A, destination: A, source_port: Port, destination_port: Port) {
+    flow.source = source;
+    flow.destination = destination;
+    flow.source_port = source_port;
+    flow.destination_port = destination_port;
+}
+
+/// Enters the reply under the first source port that is free, which is then in `reply_key`.
+#[inline(always)]
+fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    reply_key: &mut FlowKey<A>,
+    reply: &Flow<A>,
+    ports: SourcePort,
+    now: u32,
+) -> Result<(), PairError> {
+    for _ in 0..PORT_ATTEMPTS {
+        let entered = match tables.insert_flow(reply_key, reply, false) {
+            Err(InsertError::Exists) => match tables.flow(reply_key) {
+                Some(existing) if !in_use(key, reply_key, &existing, now) => tables.insert_flow(reply_key, reply, true),
+                _ => Err(InsertError::Exists),
+            },
+            other => other,
+        };
+        match entered {
+            Ok(()) => return Ok(()),
+            Err(InsertError::Full) => return Err(PairError::TableFull),
+            Err(InsertError::Exists) => {
+                let random = tables.random();
+                reply_key.destination_port = match ports {
+                    SourcePort::Keep => port_unprivileged(random),
+                    SourcePort::AboveLocalRange => port_above_local_range(random),
+                };
+            }
+        }
+    }
+    Err(PairError::PortsExhausted)
+}
+
+/// Whether an existing reply flow belongs to a connection other than `key`'s that may still be alive.
+#[inline(always)]
+fn in_use<A: Address>(key: &FlowKey<A>, reply_key: &FlowKey<A>, existing: &Flow<A>, now: u32) -> bool {
+    let owner = peer_key(reply_key, existing);
+    let own = owner == *key;
+    let ended = existing.state & flow_state::CLOSED != 0
+        || existing.state & BOTH_FIN == BOTH_FIN
+        || (key.protocol != Protocol::TCP && now.wrapping_sub(existing.last_seen) > UDP_IDLE_SECONDS);
+    !own && !ended
+}
+
+#[inline(always)]
+fn port_unprivileged(random: u32) -> Port {
+    Port::from_host(1024 + (((random & 0xffff) * (65_536 - 1024)) >> 16) as u16)
+}
+
+#[inline(always)]
+fn port_above_local_range(random: u32) -> Port {
+    Port::from_host(61_000 + (((random & 0xffff) * (65_536 - 61_000)) >> 16) as u16)
+}
+
+/// The flow of a packet that is not translated: what a new connection starts from, and what says "this tuple belongs
+/// to a connection that is not to a Service".
+#[inline(always)]
+pub fn unchanged<A: Address>(key: &FlowKey<A>, now: u32) -> Flow<A> {
+    Flow {
+        backend: BackendRef::NONE,
+        source: key.source,
+        destination: key.destination,
+        source_port: key.source_port,
+        destination_port: key.destination_port,
+        service: Flow::<A>::NO_SERVICE,
+        last_seen: now,
+        state: 0,
+        ops: flow_op::TO_BACKEND,
+        peer_stage: flow_stage::EGRESS,
+        zero: 0,
+    }
+}
+
+/// No address: for events about packets that reached no backend.
+pub const NOWHERE: AddrV6 = AddrV6([0; 4]);

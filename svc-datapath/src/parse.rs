@@ -1,0 +1,141 @@
+//! From bytes to headers: what of a packet the Service logic needs. VLAN-free Ethernet; anything else is not ours.
+//! Never fails loudly: a packet that cannot be read is left to the stack or, for a service address, dropped by `tc`.
+
+use svc_common::{AddrV4, AddrV6, FlowKey, Port, Protocol};
+
+use crate::address::Address;
+use crate::tables::Packet;
+
+pub const ETHERNET_LENGTH: usize = 14;
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Offset of the IPv4 header checksum from the start of the frame.
+pub const IPV4_CHECKSUM_OFFSET: usize = ETHERNET_LENGTH + 10;
+
+pub mod tcp_flag {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// What was read from one packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers<A> {
+    /// Its tuple; the ports are zero until [`parse_transport`] has read them.
+    pub key: FlowKey<A>,
+    /// Offset of the transport header.
+    pub transport_offset: usize,
+    /// Part of a fragmented datagram (first fragment included).
+    pub fragment: bool,
+    /// Bits of [`tcp_flag`]; zero for other protocols.
+    pub tcp_flags: u8,
+}
+
+impl<A: Address> Headers<A> {
+    #[inline(always)]
+    fn new(source: A, destination: A, protocol: u8, stage: u8) -> Self {
+        let key = FlowKey {
+            source,
+            destination,
+            source_port: Port(0),
+            destination_port: Port(0),
+            protocol: Protocol(protocol),
+            stage,
+            zero: 0,
+        };
+        Self { key, transport_offset: A::TRANSPORT_OFFSET, fragment: false, tcp_flags: 0 }
+    }
+}
+
+/// The first segment of a TCP connection.
+#[inline(always)]
+pub fn opens(tcp_flags: u8) -> bool {
+    tcp_flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
+}
+
+/// Families whose network header can be read and rewritten.
+pub trait ParseNetwork: Address {
+    fn parse_network<P: Packet>(packet: &P, stage: u8) -> Option<Headers<Self>>;
+}
+
+impl ParseNetwork for AddrV4 {
+    #[inline(always)]
+    fn parse_network<P: Packet>(packet: &P, stage: u8) -> Option<Headers<Self>> {
+        let header: [u8; 20] = packet.load(ETHERNET_LENGTH)?;
+        let [version_length, ..] = header;
+        let header_length = (version_length & 0x0f) as usize * 4;
+        if version_length >> 4 != 4 || header_length < 20 {
+            return None;
+        }
+        let fragment_field = u16::from_be_bytes([header[6], header[7]]);
+        let source = Self::from_octets([header[12], header[13], header[14], header[15]]);
+        let destination = Self::from_octets([header[16], header[17], header[18], header[19]]);
+        let mut headers = Headers::new(source, destination, header[9], stage);
+        headers.transport_offset = ETHERNET_LENGTH + header_length;
+        // More Fragments, or an offset (RFC 791).
+        headers.fragment = fragment_field & 0x3fff != 0;
+        Some(headers)
+    }
+}
+
+impl ParseNetwork for AddrV6 {
+    #[inline(always)]
+    fn parse_network<P: Packet>(packet: &P, stage: u8) -> Option<Headers<Self>> {
+        const HOP_BY_HOP: u8 = 0;
+        const ROUTING: u8 = 43;
+        const FRAGMENT: u8 = 44;
+        const DESTINATION_OPTIONS: u8 = 60;
+        /// More extension headers than anybody sends to a Service; bounds the loop for the verifier.
+        const MAX_EXTENSIONS: usize = 4;
+
+        let [version, _, _, _, _, _, mut next_header, _]: [u8; 8] = packet.load(ETHERNET_LENGTH)?;
+        if version >> 4 != 6 {
+            return None;
+        }
+        let source: [u8; 16] = packet.load(ETHERNET_LENGTH + 8)?;
+        let destination: [u8; 16] = packet.load(ETHERNET_LENGTH + 24)?;
+        let mut headers = Headers::new(Self::from_octets(source), Self::from_octets(destination), 0, stage);
+        for _ in 0..MAX_EXTENSIONS {
+            match next_header {
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                    let [next, length]: [u8; 2] = packet.load(headers.transport_offset)?;
+                    next_header = next;
+                    headers.transport_offset += (length as usize + 1) * 8;
+                }
+                FRAGMENT => {
+                    let [next, _]: [u8; 2] = packet.load(headers.transport_offset)?;
+                    next_header = next;
+                    headers.fragment = true;
+                    headers.transport_offset += 8;
+                }
+                _ => break,
+            }
+        }
+        headers.key.protocol = Protocol(next_header);
+        Some(headers)
+    }
+}
+
+/// Reads ports and flags of a TCP or UDP packet; `None` if its header is cut off.
+#[inline(always)]
+pub fn parse_transport<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
+    let offset = headers.transport_offset;
+    let [s0, s1, d0, d1] = if headers.key.protocol == Protocol::TCP {
+        let header: [u8; 20] = packet.load(offset)?;
+        headers.tcp_flags = header[13];
+        [header[0], header[1], header[2], header[3]]
+    } else {
+        let header: [u8; 8] = packet.load(offset)?;
+        [header[0], header[1], header[2], header[3]]
+    };
+    headers.key.source_port = Port(u16::from_ne_bytes([s0, s1]));
+    headers.key.destination_port = Port(u16::from_ne_bytes([d0, d1]));
+    Some(())
+}
+
+/// Offset of the checksum in the transport header.
+#[inline(always)]
+pub fn checksum_offset(protocol: Protocol, transport_offset: usize) -> usize {
+    transport_offset + if protocol == Protocol::TCP { 16 } else { 6 }
+}

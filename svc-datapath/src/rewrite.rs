@@ -1,0 +1,87 @@
+//! Puts a flow's tuple into a packet, checksums included.
+
+use svc_common::{AddrV4, AddrV6, Flow, FlowKey, Protocol, flow_op};
+
+use crate::address::Address;
+use crate::checksum;
+use crate::parse::{ETHERNET_LENGTH, IPV4_CHECKSUM_OFFSET, checksum_offset};
+use crate::tables::{ChecksumPart, Packet, RewriteError};
+
+/// Families whose addresses can be replaced in a packet.
+pub trait RewriteNetwork: Address {
+    /// `difference` is what the new addresses add to a sum with the old ones.
+    fn store_addresses<P: Packet>(
+        packet: &mut P,
+        source: Self,
+        destination: Self,
+        difference: u32,
+    ) -> Result<(), RewriteError>;
+}
+
+impl RewriteNetwork for AddrV4 {
+    #[inline(always)]
+    fn store_addresses<P: Packet>(
+        packet: &mut P,
+        source: Self,
+        destination: Self,
+        difference: u32,
+    ) -> Result<(), RewriteError> {
+        let field: [u8; 2] = packet.load(IPV4_CHECKSUM_OFFSET).ok_or(RewriteError)?;
+        let field = checksum::apply(u16::from_ne_bytes(field), difference);
+        packet.store(IPV4_CHECKSUM_OFFSET, &field.to_ne_bytes())?;
+        packet.store(ETHERNET_LENGTH + 12, &source.octets())?;
+        packet.store(ETHERNET_LENGTH + 16, &destination.octets())
+    }
+}
+
+impl RewriteNetwork for AddrV6 {
+    #[inline(always)]
+    fn store_addresses<P: Packet>(
+        packet: &mut P,
+        source: Self,
+        destination: Self,
+        _difference: u32,
+    ) -> Result<(), RewriteError> {
+        packet.store(ETHERNET_LENGTH + 8, &source.octets())?;
+        packet.store(ETHERNET_LENGTH + 24, &destination.octets())
+    }
+}
+
+/// Replaces the tuple `key` in the packet by that of `flow`.
+#[inline(always)]
+pub fn translate<A: RewriteNetwork, P: Packet>(
+    packet: &mut P,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    transport_offset: usize,
+) -> Result<(), RewriteError> {
+    let checksum_at = checksum_offset(key.protocol, transport_offset);
+    let zero_is_none = key.protocol == Protocol::UDP && A::UDP_CHECKSUM_OPTIONAL;
+    if flow.ops & flow_op::ADDRESSES != 0 {
+        let difference = checksum::add(
+            checksum::difference(flow.source.sum(), key.source.sum()),
+            checksum::difference(flow.destination.sum(), key.destination.sum()),
+        );
+        packet.update_checksum(checksum_at, difference, ChecksumPart::PseudoHeader, zero_is_none)?;
+        A::store_addresses(packet, flow.source, flow.destination, difference)?;
+    }
+    if flow.source_port != key.source_port || flow.destination_port != key.destination_port {
+        let difference = checksum::add(
+            checksum::difference(flow.source_port.0 as u32, key.source_port.0 as u32),
+            checksum::difference(flow.destination_port.0 as u32, key.destination_port.0 as u32),
+        );
+        packet.update_checksum(checksum_at, difference, ChecksumPart::Segment, zero_is_none)?;
+        packet.store(transport_offset, &flow.source_port.0.to_ne_bytes())?;
+        packet.store(transport_offset + 2, &flow.destination_port.0.to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+/// Addresses the frame to the machine it came from.
+#[inline(always)]
+pub fn swap_ethernet<P: Packet>(packet: &mut P) -> Result<(), RewriteError> {
+    let destination: [u8; 6] = packet.load(0).ok_or(RewriteError)?;
+    let source: [u8; 6] = packet.load(6).ok_or(RewriteError)?;
+    packet.store(0, &source)?;
+    packet.store(6, &destination)
+}

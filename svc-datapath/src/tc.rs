@@ -1,0 +1,340 @@
+//! The per-packet path. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
+//! at the client's own interface: between the two the host sees client and backend, in both directions.
+//! Neighbours: `parse`, `flow`, `select`, `rewrite`, `refuse`; the caller carries out the returned [`Action`].
+
+use svc_common::{
+    AddrV4, AddrV6, DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, address_class, event_kind,
+    event_path, feature, flow_op, flow_stage,
+};
+
+use crate::address::Address;
+use crate::flow::{self, NOWHERE, PairError, SourcePort};
+use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ParseNetwork, opens, parse_transport};
+use crate::refuse::{Refuse, refuse};
+use crate::rewrite::{RewriteNetwork, swap_ethernet, translate};
+use crate::select::{Selected, select};
+use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
+
+/// A packet that enters the node's stack.
+#[inline(always)]
+pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Action {
+    match ethertype(packet) {
+        Some(ETHERTYPE_IPV4) => ingress_family::<AddrV4, _, _>(packet, tables, side),
+        Some(ETHERTYPE_IPV6) => ingress_family::<AddrV6, _, _>(packet, tables, side),
+        _ => Action::Pass,
+    }
+}
+
+/// A packet that leaves the node's stack.
+#[inline(always)]
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Action {
+    match ethertype(packet) {
+        Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables),
+        Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables),
+        _ => Action::Pass,
+    }
+}
+
+#[inline(always)]
+fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
+    packet.load(12).map(u16::from_be_bytes)
+}
+
+trait Translated: ParseNetwork + RewriteNetwork + Refuse {}
+impl<A: ParseNetwork + RewriteNetwork + Refuse> Translated for A {}
+
+/// Out of line, one function for each family: their variables would not fit on one kernel stack side by side.
+#[inline(never)]
+fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+) -> Action {
+    let Some(mut headers) = A::parse_network(packet, flow_stage::INGRESS) else { return Action::Pass };
+    let class = tables.address_class(headers.key.destination);
+    if class == 0 || !translatable(headers.key.protocol) {
+        return Action::Pass;
+    }
+    let to_frontend = class & address_class::FRONTEND != 0;
+    if headers.fragment {
+        return drop_unreadable(tables, &headers.key.destination, to_frontend, DropReason::FragmentUnknown);
+    }
+    if parse_transport(packet, &mut headers).is_none() {
+        return drop_unreadable(tables, &headers.key.destination, to_frontend, DropReason::Malformed);
+    }
+    let now = tables.now();
+    let mut flow = flow::unchanged(&headers.key, now);
+    let mut begun = false;
+    match tables.flow(&headers.key) {
+        Some(known) if flow::continues(tables, &headers.key, &known, headers.tcp_flags, now) => flow = known,
+        _ => match begin(packet, tables, side, class, &headers, &mut flow, now) {
+            Begun::Done(action) => return action,
+            Begun::Flow => begun = true,
+        },
+    }
+    let action = forward(packet, tables, &headers, &flow, now);
+    if begun && side == Side::Uplink && action == Action::Pass && !tables.in_cluster(headers.key.source) {
+        return masquerade(tables, &mut headers, &mut flow, now);
+    }
+    action
+}
+
+#[inline(always)]
+fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T) -> Action {
+    let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Action::Pass };
+    let class = tables.address_class(headers.key.source) | tables.address_class(headers.key.destination);
+    if class & address_class::BACKEND == 0 || headers.fragment || !translatable(headers.key.protocol) {
+        return Action::Pass;
+    }
+    if parse_transport(packet, &mut headers).is_none() {
+        return Action::Pass;
+    }
+    match tables.flow(&headers.key) {
+        Some(flow) => forward(packet, tables, &headers, &flow, tables.now()),
+        None => Action::Pass,
+    }
+}
+
+#[inline(always)]
+fn translatable(protocol: Protocol) -> bool {
+    protocol == Protocol::TCP || protocol == Protocol::UDP
+}
+
+/// TCP in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
+/// tracking still knows it. The stack gets it unchanged.
+#[inline(always)]
+fn unknown_connection<A>(headers: &Headers<A>) -> bool {
+    headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags)
+}
+
+/// A packet of an existing flow.
+#[inline(always)]
+fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &Flow<A>,
+    now: u32,
+) -> Action {
+    flow::note_packet(tables, &headers.key, flow, headers.tcp_flags, now);
+    if flow.service != Flow::<A>::NO_SERVICE {
+        let bytes = packet.length().saturating_sub(ETHERNET_LENGTH as u32);
+        let counted =
+            if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
+        tables.count(flow.service, counted);
+    }
+    if translate(packet, &headers.key, flow, headers.transport_offset).is_err() {
+        return give_up(tables, headers, flow.service, DropReason::RewriteFailed);
+    }
+    if flow.ops & flow_op::TURN_BACK == 0 {
+        return Action::Pass;
+    }
+    match swap_ethernet(packet) {
+        Ok(()) => Action::TurnBack,
+        Err(_) => give_up(tables, headers, flow.service, DropReason::RewriteFailed),
+    }
+}
+
+/// What the first packet of a connection led to.
+enum Begun {
+    /// A pair of flows, the packet's own being in the caller's hands.
+    Flow,
+    /// Nothing that lasts.
+    Done(Action),
+}
+
+/// The first packet of a connection.
+#[inline(always)]
+fn begin<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+    class: u8,
+    headers: &Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Begun {
+    if unknown_connection(headers) {
+        return Begun::Done(Action::Pass);
+    }
+    if class & address_class::FRONTEND != 0 {
+        match select(tables, &headers.key, flow, now) {
+            Selected::Backend => return connect(tables, headers, flow, now),
+            Selected::Reject => {
+                return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoEndpoint));
+            }
+            Selected::Drop(reason) => {
+                tables.count(flow.service, Counted::Rejected);
+                return Begun::Done(give_up(tables, headers, flow.service, reason));
+            }
+            Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
+                return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoSuchPort));
+            }
+            Selected::NotAService => {}
+        }
+    }
+    if side == Side::Pod && class & address_class::BACKEND != 0 && tables.features() & feature::TRACK_DIRECT != 0 {
+        // A pod talks straight to some backend's address. Its tuple is written down, so that a Service connection
+        // from the same port to the same backend gets another port; if that one came first, this one gets another.
+        flow.ops |= flow_op::DIRECT;
+        // If that fails: not our connection, better untracked than not at all.
+        return match flow::insert_pair(tables, &headers.key, flow, SourcePort::Keep, now) {
+            Ok(()) => Begun::Flow,
+            Err(_) => Begun::Done(Action::Pass),
+        };
+    }
+    Begun::Done(Action::Pass)
+}
+
+/// Makes the pair of flows for a connection whose backend was chosen.
+#[inline(always)]
+fn connect<A: Translated, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Begun {
+    let key = &headers.key;
+    let mut ports = SourcePort::Keep;
+    flow.ops |= flow_op::ADDRESSES;
+    if flow.destination == key.source {
+        // A pod does not answer itself through the node: it is shown the node's address, and both directions turn
+        // back at its own interface.
+        flow.source = tables.node_address();
+        if flow.source.is_unspecified() {
+            return Begun::Done(give_up(tables, headers, flow.service, DropReason::NoNodeAddress));
+        }
+        flow.ops |= flow_op::TURN_BACK;
+        flow.peer_stage = flow_stage::INGRESS;
+        ports = SourcePort::AboveLocalRange;
+    }
+    if let Err(error) = flow::insert_pair(tables, key, flow, ports, now) {
+        return Begun::Done(give_up(tables, headers, flow.service, pair_reason(error)));
+    }
+    tables.count(flow.service, Counted::ConnectionTc);
+    if tables.events_wanted(now) {
+        announce(tables, key, Some(flow), flow.service, event_kind::TRANSLATED as u16);
+    }
+    Begun::Flow
+}
+
+/// A client outside the cluster is shown to the backend as the node, so that the replies come back here: a second pair
+/// of flows, for the packet as it now is, that applies where it leaves the stack. Reuses the memory of the first pair.
+#[inline(always)]
+fn masquerade<A: Translated, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    headers: &mut Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Action {
+    let node: A = tables.node_address();
+    if node.is_unspecified() {
+        return give_up(tables, headers, flow.service, DropReason::NoNodeAddress);
+    }
+    headers.key.destination = flow.destination;
+    headers.key.source_port = flow.source_port;
+    headers.key.destination_port = flow.destination_port;
+    headers.key.stage = flow_stage::EGRESS;
+    flow.source = node;
+    flow.peer_stage = flow_stage::INGRESS;
+    // Packets are counted once, by the first pair.
+    flow.service = Flow::<A>::NO_SERVICE;
+    match flow::insert_pair(tables, &headers.key, flow, SourcePort::AboveLocalRange, now) {
+        Ok(()) => Action::Pass,
+        Err(error) => give_up(tables, headers, flow.service, pair_reason(error)),
+    }
+}
+
+/// Answers in the backend's place: nobody is there. Out of line, as [`flow::insert_pair`] is.
+#[inline(never)]
+fn reject<A: Translated, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    index: u32,
+    reason: DropReason,
+) -> Action {
+    if index != Flow::<A>::NO_SERVICE {
+        tables.count(index, Counted::Rejected);
+    }
+    tables.count_drop(reason);
+    if tables.events_wanted(tables.now()) {
+        announce(tables, &headers.key, None, index, outcome(event_kind::REFUSED, reason));
+    }
+    match refuse(packet, headers) {
+        Ok(()) => Action::TurnBack,
+        Err(_) => give_up(tables, headers, index, DropReason::RewriteFailed),
+    }
+}
+
+#[inline(always)]
+fn give_up<A: Translated, T: Tables>(tables: &T, headers: &Headers<A>, index: u32, reason: DropReason) -> Action {
+    tables.count_drop(reason);
+    if tables.events_wanted(tables.now()) {
+        announce(tables, &headers.key, None, index, outcome(event_kind::DROPPED, reason));
+    }
+    Action::Drop(reason)
+}
+
+/// A packet without readable ports: lost if it is really for a service (the filter only says it may be).
+#[inline(always)]
+fn drop_unreadable<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    destination: &A,
+    to_frontend: bool,
+    reason: DropReason,
+) -> Action {
+    if to_frontend && is_service_address(tables, destination) {
+        tables.count_drop(reason);
+        return Action::Drop(reason);
+    }
+    Action::Pass
+}
+
+/// Whether any service has this address.
+#[inline(never)]
+fn is_service_address<A: Address, T: FamilyTables<A>>(tables: &T, address: &A) -> bool {
+    tables.frontend(&FrontendKey { address: *address, port: Port(0), protocol: Protocol(0), zero: 0 }).is_some()
+}
+
+#[inline(always)]
+fn pair_reason(error: PairError) -> DropReason {
+    match error {
+        PairError::PortsExhausted => DropReason::SourcePortsExhausted,
+        PairError::TableFull => DropReason::FlowTableFull,
+    }
+}
+
+/// Kind and reason of an event in one number: a kernel function takes five arguments at most.
+#[inline(always)]
+fn outcome(kind: u8, reason: DropReason) -> u16 {
+    kind as u16 | (reason as u16) << 8
+}
+
+/// Tells listeners what became of a new connection. Out of line, as [`flow::insert_pair`] is.
+#[inline(never)]
+fn announce<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: Option<&Flow<A>>, service: u32, outcome: u16) {
+    let (backend, backend_port) = match flow {
+        Some(flow) => (flow.destination.wide(), flow.destination_port),
+        None => (NOWHERE, Port(0)),
+    };
+    tables.emit(&Event {
+        time: 0,
+        client: key.source.wide(),
+        frontend: key.destination.wide(),
+        backend,
+        client_port: key.source_port,
+        frontend_port: key.destination_port,
+        backend_port,
+        protocol: key.protocol,
+        family: A::FAMILY,
+        service,
+        kind: outcome as u8,
+        path: event_path::TC,
+        reason: (outcome >> 8) as u8,
+        zero: 0,
+        process: 0,
+        reserved: 0,
+        command: [0; 16],
+    });
+}

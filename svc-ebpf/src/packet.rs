@@ -1,0 +1,155 @@
+//! The packet of a TC program as `svc_datapath::Packet`: direct packet access, re-read from the context each time, since
+//! helpers that change the packet invalidate every pointer into it.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data};
+use aya_ebpf::programs::TcContext;
+use svc_datapath::{ChecksumPart, Packet, RewriteError};
+
+use crate::variant::HAVE_IPV6_CSUM_FLAG;
+
+/// "The checksum is that of an IPv6 packet": without it CHECKSUM_COMPLETE is adjusted twice. Newer than the bindings.
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// `skb->protocol` of IPv6, in network byte order.
+const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// Headers lie within this many bytes: Ethernet, the longest IPv4 header or IPv6 with an extension, TCP without options.
+const HEADERS: u32 = 14 + 60 + 20;
+
+/// Bound for the verifier: no header of interest begins later.
+const MAX_OFFSET: usize = 1023;
+
+pub struct TcPacket<'a> {
+    context: &'a TcContext,
+}
+
+impl<'a> TcPacket<'a> {
+    /// Makes the headers of a packet with a non-linear head directly accessible.
+    #[inline(always)]
+    pub fn new(context: &'a TcContext) -> Self {
+        let linear = (data_end(context) - data(context)) as u32;
+        if linear < HEADERS && linear < context.len() {
+            let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
+            // SAFETY: the context is the one the kernel passed. On failure the packet stays as it is, and loads
+            // beyond its linear part say so.
+            unsafe { bpf_skb_pull_data(context.skb.skb, wanted) };
+        }
+        Self { context }
+    }
+
+    /// Address of `N` bytes at `offset`, if the packet has them.
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<*mut u8> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let start = data(self.context) + offset;
+        (start + N <= data_end(self.context)).then_some(start as *mut u8)
+    }
+}
+
+impl Packet for TcPacket<'_> {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.context.len()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let from = self.at::<N>(offset)?;
+        let mut bytes = [0; N];
+        // SAFETY: `at` checked the bounds.
+        unsafe { copy::<N>(from, bytes.as_mut_ptr()) };
+        Some(bytes)
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), RewriteError> {
+        let to = self.at::<N>(offset).ok_or(RewriteError)?;
+        // SAFETY: `at` checked the bounds; the kernel makes the linear part of a packet writable for this program.
+        unsafe { copy::<N>(bytes.as_ptr(), to) };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        offset: usize,
+        difference: u32,
+        part: ChecksumPart,
+        zero_is_none: bool,
+    ) -> Result<(), RewriteError> {
+        let mut flags = 0;
+        if part == ChecksumPart::PseudoHeader {
+            flags |= BPF_F_PSEUDO_HDR as u64;
+            if HAVE_IPV6_CSUM_FLAG.load() != 0 && self.context.skb.protocol() == ETH_P_IPV6 {
+                flags |= BPF_F_IPV6;
+            }
+        }
+        if zero_is_none {
+            flags |= BPF_F_MARK_MANGLED_0 as u64;
+        }
+        // SAFETY: the context is the one the kernel passed; a bad offset is refused by the helper.
+        match unsafe { bpf_l4_csum_replace(self.context.skb.skb, offset as u32, 0, difference as u64, flags) } {
+            0 => Ok(()),
+            _ => Err(RewriteError),
+        }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32) -> Result<(), RewriteError> {
+        // SAFETY: the context is the one the kernel passed.
+        match unsafe { bpf_skb_change_tail(self.context.skb.skb, length, 0) } {
+            0 => Ok(()),
+            _ => Err(RewriteError),
+        }
+    }
+}
+
+/// Start of the packet's linear part. Volatile, here and below: otherwise the compiler hands the value to a function
+/// in place of the context, as the 32-bit number the field pretends to be, and the verifier no longer sees a pointer.
+#[inline(always)]
+fn data(context: &TcContext) -> usize {
+    // SAFETY: the kernel passed a valid context.
+    unsafe { core::ptr::read_volatile(&raw const (*context.skb.skb).data) as usize }
+}
+
+/// End of the packet's linear part.
+#[inline(always)]
+fn data_end(context: &TcContext) -> usize {
+    // SAFETY: the kernel passed a valid context.
+    unsafe { core::ptr::read_volatile(&raw const (*context.skb.skb).data_end) as usize }
+}
+
+/// Copies in words: a byte-wise copy, which Rust would make for byte arrays, costs four times the instructions.
+///
+/// # Safety
+/// Both addresses must be valid for `N` bytes. They need not be aligned: the kernel only admits unaligned access
+/// where the processor has it, and the verifier checks that.
+#[inline(always)]
+unsafe fn copy<const N: usize>(from: *const u8, to: *mut u8) {
+    let mut at = 0;
+    // SAFETY: `at` stays below N.
+    unsafe {
+        while at + 4 <= N {
+            *to.add(at).cast::<u32>() = *from.add(at).cast::<u32>();
+            at += 4;
+        }
+        if at + 2 <= N {
+            *to.add(at).cast::<u16>() = *from.add(at).cast::<u16>();
+            at += 2;
+        }
+        if at < N {
+            *to.add(at) = *from.add(at);
+        }
+    }
+}
+
+/// The context's own `ifindex`, for packets that turn back.
+#[inline(always)]
+pub fn interface(context: &TcContext) -> u32 {
+    // SAFETY: the kernel passed a valid context.
+    unsafe { (*context.as_ptr().cast::<aya_ebpf::bindings::__sk_buff>()).ifindex }
+}

@@ -1,0 +1,214 @@
+//! Socket hooks: reads the address out of the kernel's context, asks `svc_datapath::socket`, writes the answer back.
+//! IPv4-mapped IPv6 addresses are IPv4 in another notation (RFC 4291 §2.5.5.2) and are treated as such.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::programs::SockAddrContext;
+use svc_common::{AddrV4, AddrV6, Port, Protocol};
+use svc_datapath::socket::{self, Resolution, Socket};
+
+use crate::tables::KernelTables;
+use crate::variant::{HAVE_SET_RETVAL, HOST_NETNS_COOKIE};
+
+const PROCEED: i32 = 1;
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+/// `::ffff:0:0/96`
+const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
+
+pub fn connect4(context: &SockAddrContext) -> i32 {
+    let socket = socket(context, bound_port(context));
+    apply4(context, socket::connect(&KernelTables, &socket, address4(context), port(context)))
+}
+
+pub fn connect6(context: &SockAddrContext) -> i32 {
+    let socket = socket(context, bound_port(context));
+    let address = address6(context);
+    match mapped(address) {
+        Some(address) => apply_mapped(context, socket::connect(&KernelTables, &socket, address, port(context))),
+        None => apply6(context, socket::connect(&KernelTables, &socket, address, port(context))),
+    }
+}
+
+pub fn sendmsg4(context: &SockAddrContext) -> i32 {
+    let socket = socket(context, Port(0));
+    apply4(context, socket::sendmsg(&KernelTables, &socket, address4(context), port(context)))
+}
+
+pub fn sendmsg6(context: &SockAddrContext) -> i32 {
+    let socket = socket(context, Port(0));
+    let address = address6(context);
+    match mapped(address) {
+        Some(address) => apply_mapped(context, socket::sendmsg(&KernelTables, &socket, address, port(context))),
+        None => apply6(context, socket::sendmsg(&KernelTables, &socket, address, port(context))),
+    }
+}
+
+pub fn peer4(context: &SockAddrContext) -> i32 {
+    let socket = socket(context, Port(0));
+    if let Some((address, port)) = socket::peer(&KernelTables, &socket, address4(context), port(context)) {
+        store4(context, address, port);
+    }
+    PROCEED
+}
+
+pub fn peer6(context: &SockAddrContext) -> i32 {
+    let socket = socket(context, Port(0));
+    let address = address6(context);
+    match mapped(address) {
+        Some(address) => {
+            if let Some((address, port)) = socket::peer(&KernelTables, &socket, address, port(context)) {
+                store6(context, unmapped(address), port);
+            }
+        }
+        None => {
+            if let Some((address, port)) = socket::peer(&KernelTables, &socket, address, port(context)) {
+                store6(context, address, port);
+            }
+        }
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn socket(context: &SockAddrContext, bound_port: Port) -> Socket {
+    let host_cookie = HOST_NETNS_COOKIE.load();
+    // SAFETY: the kernel passed a valid context.
+    unsafe {
+        Socket {
+            cookie: bpf_get_socket_cookie(context.as_ptr()),
+            protocol: Protocol((*context.sock_addr).protocol as u8),
+            host: host_cookie != 0 && bpf_get_netns_cookie(context.as_ptr()) == host_cookie,
+            bound_port,
+        }
+    }
+}
+
+/// The port a program bound the socket to; before connect() the kernel has not chosen one yet.
+#[inline(always)]
+fn bound_port(context: &SockAddrContext) -> Port {
+    // SAFETY: the kernel passed a valid context; `sk` is never null in these hooks, but the verifier wants it tested.
+    unsafe {
+        let sk = (*context.sock_addr).__bindgen_anon_1.sk;
+        if sk.is_null() { Port(0) } else { Port::from_host((*sk).src_port as u16) }
+    }
+}
+
+#[inline(always)]
+fn address4(context: &SockAddrContext) -> AddrV4 {
+    // SAFETY: the kernel passed a valid context.
+    AddrV4(unsafe { (*context.sock_addr).user_ip4 })
+}
+
+#[inline(always)]
+fn address6(context: &SockAddrContext) -> AddrV6 {
+    // SAFETY: the kernel passed a valid context. Read word by word: the kernel translates each access.
+    unsafe {
+        let words = &raw const (*context.sock_addr).user_ip6;
+        AddrV6([
+            read_word(words.cast::<u32>()),
+            read_word(words.cast::<u32>().add(1)),
+            read_word(words.cast::<u32>().add(2)),
+            read_word(words.cast::<u32>().add(3)),
+        ])
+    }
+}
+
+/// # Safety
+/// The address must be a field of the context. Volatile, so that neighbouring reads are not merged into wider ones,
+/// which the verifier refuses for context fields.
+#[inline(always)]
+unsafe fn read_word(word: *const u32) -> u32 {
+    // SAFETY: promised by the caller.
+    unsafe { core::ptr::read_volatile(word) }
+}
+
+/// `user_port` holds sixteen bits in network byte order in a field of thirty-two.
+#[inline(always)]
+fn port(context: &SockAddrContext) -> Port {
+    // SAFETY: the kernel passed a valid context.
+    Port(unsafe { (*context.sock_addr).user_port } as u16)
+}
+
+#[inline(always)]
+fn mapped(address: AddrV6) -> Option<AddrV4> {
+    let [a, b, c, d] = address.0;
+    ([a, b, c] == MAPPED).then_some(AddrV4(d))
+}
+
+#[inline(always)]
+fn unmapped(address: AddrV4) -> AddrV6 {
+    let [a, b, c] = MAPPED;
+    AddrV6([a, b, c, address.0])
+}
+
+#[inline(always)]
+fn apply4(context: &SockAddrContext, resolution: Resolution<AddrV4>) -> i32 {
+    match resolution {
+        Resolution::Unchanged => PROCEED,
+        Resolution::Replace(address, port) => {
+            store4(context, address, port);
+            PROCEED
+        }
+        Resolution::Refuse => refuse(),
+    }
+}
+
+#[inline(always)]
+fn apply6(context: &SockAddrContext, resolution: Resolution<AddrV6>) -> i32 {
+    match resolution {
+        Resolution::Unchanged => PROCEED,
+        Resolution::Replace(address, port) => {
+            store6(context, address, port);
+            PROCEED
+        }
+        Resolution::Refuse => refuse(),
+    }
+}
+
+#[inline(always)]
+fn apply_mapped(context: &SockAddrContext, resolution: Resolution<AddrV4>) -> i32 {
+    match resolution {
+        Resolution::Unchanged => PROCEED,
+        Resolution::Replace(address, port) => {
+            store6(context, unmapped(address), port);
+            PROCEED
+        }
+        Resolution::Refuse => refuse(),
+    }
+}
+
+/// ECONNREFUSED where the kernel lets a program say so; EPERM below 5.18.
+#[inline(always)]
+fn refuse() -> i32 {
+    if HAVE_SET_RETVAL.load() != 0 {
+        // SAFETY: a helper that takes a plain number.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    REFUSE
+}
+
+#[inline(always)]
+fn store4(context: &SockAddrContext, address: AddrV4, port: Port) {
+    // SAFETY: the kernel passed a valid context.
+    unsafe {
+        (*context.sock_addr).user_ip4 = address.0;
+        (*context.sock_addr).user_port = port.0 as u32;
+    }
+}
+
+#[inline(always)]
+fn store6(context: &SockAddrContext, address: AddrV6, port: Port) {
+    let [a, b, c, d] = address.0;
+    // SAFETY: the kernel passed a valid context. Written word by word, for the same reason as in `read_word`.
+    unsafe {
+        let sock_addr: *mut bpf_sock_addr = context.sock_addr;
+        let words = (&raw mut (*sock_addr).user_ip6).cast::<u32>();
+        core::ptr::write_volatile(words, a);
+        core::ptr::write_volatile(words.add(1), b);
+        core::ptr::write_volatile(words.add(2), c);
+        core::ptr::write_volatile(words.add(3), d);
+        (*sock_addr).user_port = port.0 as u32;
+    }
+}
