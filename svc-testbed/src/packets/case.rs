@@ -54,6 +54,8 @@ pub enum Input {
 pub enum Output {
     Unchanged,
     Frame(Box<Frame>),
+    /// A packet made in place of the one that came, which quotes it as it was: complete or offloaded.
+    Answer { complete: Box<Frame>, offloaded: Box<Frame> },
     /// Whatever is in a dropped packet is of no interest.
     Gone,
 }
@@ -148,6 +150,15 @@ impl Case {
 
     pub fn becomes(self, frame: Frame) -> Self {
         self.last(|step| step.output = Output::Frame(Box::new(frame)))
+    }
+
+    /// A refusal goes out of the interface the packet came from.
+    pub fn is_answered_with(self, answer: impl Fn(Checksums) -> Frame) -> Self {
+        let [complete, offloaded] = [Checksums::Complete, Checksums::Offloaded].map(|mode| Box::new(answer(mode)));
+        self.last(|step| {
+            step.outcome = Outcome::TurnBack;
+            step.output = Output::Answer { complete, offloaded };
+        })
     }
 
     /// Goes out of the interface it came from as this frame.

@@ -7,6 +7,7 @@ use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader, checksum,
 };
 
+use super::case::CHOSEN;
 use super::packet::{MemoryPacket, Offload};
 
 pub type Mac = [u8; 6];
@@ -15,7 +16,9 @@ pub const NODE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x0b];
 pub const ETHERNET_LEN: usize = 14;
 
 /// `address:port` of a case; a bare address has port 0.
+/// `CHOSEN` as a port is [`super::case::CHOSEN`].
 pub fn at(text: &str) -> SocketAddr {
+    let text = &text.replace("CHOSEN", &CHOSEN.to_string());
     match (text.parse::<SocketAddr>(), text.parse::<IpAddr>()) {
         (Ok(both), _) => both,
         (_, Ok(address)) => SocketAddr::new(address, 0),
@@ -61,6 +64,8 @@ pub struct Frame {
     /// IPv4 identification.
     pub id: u16,
     pub dont_fragment: bool,
+    /// IPv6.
+    pub flow_label: u32,
     /// IPv4, a multiple of four bytes.
     pub options: Vec<u8>,
     /// IPv6 extension headers: protocol number and body after the first two bytes (6 + 8n bytes).
@@ -132,6 +137,7 @@ impl Frame {
             ttl: 64,
             id: 0x1234,
             dont_fragment: true,
+            flow_label: 0x12345,
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: None,
@@ -357,7 +363,7 @@ impl Frame {
                 }
                 let header = Ipv6Header {
                     traffic_class: 0,
-                    flow_label: Ipv6FlowLabel::try_new(0x12345).expect("20 bits"),
+                    flow_label: Ipv6FlowLabel::try_new(self.flow_label).expect("20 bits"),
                     payload_length: u16::try_from(extensions.len() + payload).expect("case: length"),
                     next_header: IpNumber(numbers[0]),
                     hop_limit: self.ttl,
@@ -388,8 +394,9 @@ impl Frame {
     }
 
     /// Bytes of the IP packet alone, as an ICMP error quotes it.
-    pub fn ip_bytes(&self) -> Vec<u8> {
-        self.bytes(Checksums::Complete)[ETHERNET_LEN..].to_vec()
+    pub fn ip_bytes(&self, checksums: Checksums) -> Vec<u8> {
+        let checksums = if self.can_offload() { checksums } else { Checksums::Complete };
+        self.bytes(checksums)[ETHERNET_LEN..].to_vec()
     }
 
     pub fn packet(&self, checksums: Checksums) -> MemoryPacket {

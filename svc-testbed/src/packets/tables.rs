@@ -218,8 +218,8 @@ macro_rules! family_tables {
                 self.$family.mark(key, state, now);
             }
 
-            fn node_address(&self) -> Option<$address> {
-                Some(self.config.$node).filter(|address| *address != <$address>::default())
+            fn node_address(&self) -> $address {
+                self.config.$node
             }
 
             fn in_cluster(&self, address: $address) -> bool {

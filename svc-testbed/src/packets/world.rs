@@ -226,14 +226,14 @@ impl World {
         self.add_service(protocol, frontend, Publication::new(Verdict::DROP, 0, 0))
     }
 
-    /// One more frontend of the last service, which shares its slots.
-    pub fn also_at(mut self, frontend: &str) -> Self {
-        let frontend = at(frontend);
+    /// One more frontend of the last service: an entry of its own with backends of its own, but the same affinity.
+    pub fn also_at(self, frontend: &str, backends: &[&str]) -> Self {
         let last = *self.services.last().expect("case: also_at before a service");
-        let entry =
-            ServiceEntry { address: wide(frontend.ip()), port: Port::from_host(frontend.port()), ..last };
-        self.add_frontend(last.protocol, frontend, entry);
-        self
+        self.forward(last.protocol, frontend, backends).with_last(|entry| {
+            entry.affinity_id = last.affinity_id;
+            entry.affinity_timeout = last.affinity_timeout;
+            entry.flags = last.flags;
+        })
     }
 
     fn with_last(mut self, set: impl FnOnce(&mut ServiceEntry)) -> Self {
@@ -291,6 +291,14 @@ impl World {
             Change::Frontend { address: SocketAddr::new(address.ip(), 0), protocol: Protocol(0), service: None },
             Change::Service { index: service, entry },
         ])
+    }
+
+    /// The service's entry is cleared, while the hash element still leads to it.
+    pub fn withdraw_service(&mut self, service: u32) -> Vec<Change> {
+        let entry = &mut self.services[service as usize - 1];
+        entry.publication = Publication::default();
+        let entry = *entry;
+        self.write(vec![Change::Service { index: service, entry }])
     }
 
     /// The service's entry is used for another frontend, while the hash element still leads to it.

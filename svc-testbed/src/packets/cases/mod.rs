@@ -1,7 +1,15 @@
 //! The cases, one file per topic. Must not contain logic beyond building them.
 
+mod choice;
+mod clash;
+mod hairpin;
+mod headers;
+mod limits;
 mod pass;
+mod refused;
 mod tcp;
+mod udp;
+mod uplink;
 
 use super::case::Case;
 
@@ -21,5 +29,19 @@ pub mod cast {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    [pass::cases(), tcp::cases()].into_iter().flatten().collect()
+    [
+        pass::cases(),
+        tcp::cases(),
+        udp::cases(),
+        refused::cases(),
+        choice::cases(),
+        clash::cases(),
+        hairpin::cases(),
+        uplink::cases(),
+        headers::cases(),
+        limits::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

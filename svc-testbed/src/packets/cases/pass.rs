@@ -5,7 +5,7 @@ use svc_common::Protocol;
 use super::cast::*;
 use crate::packets::case::Hook::{self, *};
 use crate::packets::case::{Case, case};
-use crate::packets::frame::{icmp, raw, tcp, udp};
+use crate::packets::frame::{Checksums, icmp, raw, tcp, udp};
 use crate::packets::world::{NODE_V4, World};
 
 fn world() -> World {
@@ -49,7 +49,7 @@ pub fn cases() -> Vec<Case> {
         }),
         everywhere("pass: IGMP and IP in IP", |case, hook| {
             case.at(hook, raw(2, CLIENT, NGINX, &[0x16, 0, 0, 0, 224, 0, 0, 1]))
-                .at(hook, raw(4, CLIENT, NGINX, &tcp(CLIENT, NGINX).syn(1).ip_bytes()))
+                .at(hook, raw(4, CLIENT, NGINX, &tcp(CLIENT, NGINX).syn(1).ip_bytes(Checksums::Complete)))
         }),
         everywhere("pass: fragments between strangers", |case, hook| {
             case.at(hook, udp(CLIENT, "192.0.2.10:53").fragment(7, 0, true))
