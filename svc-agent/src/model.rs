@@ -1,9 +1,8 @@
 //! Validated domain types: what the agent knows of the cluster. Built in `source`, read by everything behind it.
 //! Only the fields we use; no Kubernetes, no kernel types.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -34,6 +33,16 @@ pub enum IpFamily {
     V6,
 }
 
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
 impl From<IpAddr> for IpFamily {
     fn from(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
@@ -50,7 +59,9 @@ pub enum TrafficPolicy {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
     pub name: ObjectName,
+    /// At most one of each family.
     pub cluster_ips: Vec<IpAddr>,
+    /// No two with one (name, transport) or one (port, transport).
     pub ports: Vec<ServicePort>,
     pub internal_traffic_policy: TrafficPolicy,
     /// sessionAffinity ClientIP: timeoutSeconds.
@@ -63,6 +74,24 @@ pub struct ServicePort {
     pub name: Arc<str>,
     pub transport: Transport,
     pub port: u16,
+}
+
+/// What a client sends to: belongs to at most one Service port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Frontend {
+    pub address: SocketAddr,
+    pub transport: Transport,
+}
+
+impl Service {
+    /// Every frontend this Service claims.
+    pub fn frontends(&self) -> impl Iterator<Item = Frontend> + '_ {
+        self.cluster_ips.iter().flat_map(|&address| {
+            self.ports
+                .iter()
+                .map(move |port| Frontend { address: SocketAddr::new(address, port.port), transport: port.transport })
+        })
+    }
 }
 
 /// One EndpointSlice that belongs to some service.
@@ -92,8 +121,25 @@ pub struct Endpoint {
     pub serving: bool,
     pub terminating: bool,
     pub node: Option<Arc<str>>,
-    pub zone_hints: BTreeSet<Arc<str>>,
-    pub node_hints: BTreeSet<Arc<str>>,
+    /// Shared by all endpoints with equal hints; `None` without hints.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Where an endpoint should preferably be used. Both lists are sorted and free of duplicates.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Hints {
+    pub zones: Vec<Arc<str>>,
+    pub nodes: Vec<Arc<str>>,
+}
+
+impl Endpoint {
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
 }
 
 /// This node, as far as Services care.

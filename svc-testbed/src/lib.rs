@@ -1,2 +1,24 @@
-//! A lab of network namespaces for demo, tests and benchmarks.
+//! A lab of network namespaces for demo, tests and benchmarks: nodes and pods, servers and clients, DNS, and the agent's life in
+//! it. Everything happens in namespaces and cgroups the lab made itself; when a [`Lab`] is dropped nothing of it is left.
+//! Servers and clients are child processes, because socket hooks follow the cgroup of a process.
+
+pub mod agent;
+pub mod cgroup;
+pub mod client;
+pub mod dns;
+mod lab;
+pub mod lookup;
+pub mod manifests;
+pub mod netns;
 pub mod packets;
+pub mod process;
+pub mod resolver;
+pub mod serve;
+mod stdio;
+pub mod wait;
+
+pub use agent::{AgentOptions, AgentProcess};
+pub use client::{Bulk, Client, Get, Load, Outcome, Ping, Sample, Tcp, Udp};
+pub use lab::{Family, Helper, Kind, Lab, LabBuilder, LabId, Machine, NodeSpec, PodSpec, Shape, janitor};
+pub use manifests::Manifests;
+pub use serve::handle::{Ports, Server};

@@ -1,2 +1,48 @@
-//! Project commands.
-fn main() {}
+//! Project commands: `cargo xtask <command>`, one file per command.
+//! Must not depend on `svc-agent`, so that it compiles before the eBPF object exists.
+
+mod bpf_linker;
+mod build;
+mod build_ebpf;
+mod deploy_check;
+mod docs_check;
+mod image;
+mod lint;
+mod packages;
+mod process;
+mod test;
+mod toolchain;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project commands", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the eBPF object (target/bpf/svc-ebpf) and set up what that takes
+    BuildEbpf(build_ebpf::Options),
+    /// Build one static svc-agent binary with the eBPF object inside
+    Build(build::Options),
+    /// Run all tests; as root for the levels that need a kernel
+    Test(test::Options),
+    /// Formatting, clippy for both targets, documents, deploy files
+    Lint,
+    /// Build the container image, or its build context
+    Image(image::Options),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::BuildEbpf(options) => build_ebpf::run(&options),
+        Command::Build(options) => build::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Lint => lint::run(),
+        Command::Image(options) => image::run(&options),
+    }
+}

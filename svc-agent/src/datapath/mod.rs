@@ -1,1 +1,4 @@
 //! The only part that knows aya: load, pin, attach, map access.
+
+pub mod maps;
+mod mmap;

@@ -1,10 +1,17 @@
 //! What the maps should hold for one service: pure functions from model to plan. No I/O, clock or randomness.
+//! One file per rule of kube-proxy 1.36: [`merge`] brings slices together, [`topology`] reads hints, [`eligible`] decides.
+//! Neighbours: [`crate::index`] holds the input, [`crate::publish`] writes the result.
+
+mod eligible;
+mod merge;
+mod topology;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::model::{IpFamily, ObjectName, Transport};
+use crate::index::Index;
+use crate::model::{EndpointSlice, Frontend, IpFamily, Node, ObjectName, Service, Transport};
 
 /// One Service port in one address family.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -54,4 +61,48 @@ pub struct PlannedBackend {
     pub address: SocketAddr,
     /// The endpoint's nodeName is this node.
     pub local: bool,
+}
+
+/// Plans of everything the Service of this name should have in the maps. What is not in the result must go; the result
+/// is empty for a Service that does not exist.
+pub fn plan_affected(index: &Index, name: &ObjectName) -> Vec<ServicePlan> {
+    let Some(service) = index.service(name) else {
+        return Vec::new();
+    };
+    let mut plans = plan_service(service, index.slices(name), index.node());
+    plans.retain(|plan| {
+        let frontend = Frontend { address: plan.frontend, transport: plan.id.transport };
+        index.frontend_owner(&frontend) == Some(name)
+    });
+    plans
+}
+
+/// One plan per port and cluster IP. `slices` are those of the service; where two disagree about an endpoint the order
+/// breaks the tie, so it must be stable.
+pub fn plan_service<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    node: &Node,
+) -> Vec<ServicePlan> {
+    let mut plans = Vec::with_capacity(service.cluster_ips.len() * service.ports.len());
+    for &address in &service.cluster_ips {
+        let family = IpFamily::from(address);
+        for port in &service.ports {
+            let candidates = merge::merge_slices(slices.clone(), family, port, node);
+            let (decision, draining) = eligible::decide(&candidates, service.internal_traffic_policy, node);
+            plans.push(ServicePlan {
+                id: ServiceId {
+                    service: service.name.clone(),
+                    port_name: port.name.clone(),
+                    transport: port.transport,
+                    family,
+                },
+                frontend: SocketAddr::new(address, port.port),
+                decision,
+                draining,
+                affinity_timeout_seconds: service.affinity_timeout_seconds,
+            });
+        }
+    }
+    plans
 }

@@ -1,0 +1,173 @@
+//! One hash map with typed keys and values: single operations through aya, bulk ones through [`super::batch`].
+//! Must not know what the entries mean.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::util::nr_cpus;
+use bytemuck::Pod;
+
+use super::batch;
+use crate::publish::{BatchError, MapsError};
+
+/// Entries asked for at once when reading.
+const READ_BATCH: usize = 1024;
+/// The kernel holds no lock over a batch, so this only bounds the copy of keys and values.
+const WRITE_BATCH: usize = 1024;
+
+pub(super) struct Table<K: aya::Pod, V: aya::Pod> {
+    name: &'static str,
+    capacity: u32,
+    map: HashMap<MapData, K, V>,
+    fd: OwnedFd,
+}
+
+impl<K: Pod + aya::Pod, V: Pod + aya::Pod> Table<K, V> {
+    pub fn new(name: &'static str, data: MapData, lru: bool) -> Result<Self, MapError> {
+        let capacity = data.info()?.max_entries();
+        let fd = batch::clone_fd(&data)?;
+        let map = HashMap::try_from(if lru { Map::LruHashMap(data) } else { Map::HashMap(data) })?;
+        Ok(Self { name, capacity, map, fd })
+    }
+
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    pub fn insert(&mut self, key: &K, value: &V) -> Result<(), MapsError> {
+        self.map.insert(key, value, 0).map_err(|error| self.error("write", error))
+    }
+
+    /// Inserts in order; `keys` and `values` have the same length.
+    pub fn insert_all(&mut self, keys: &[K], values: &[V]) -> Result<(), BatchError> {
+        let mut done = 0;
+        for (keys, values) in keys.chunks(WRITE_BATCH).zip(values.chunks(WRITE_BATCH)) {
+            let batched = if keys.len() == 1 { 0 } else { self.insert_batch(keys, values) };
+            for (offset, (key, value)) in keys.iter().zip(values).enumerate().skip(batched) {
+                self.insert(key, value).map_err(|error| BatchError { done: done + offset, error })?;
+            }
+            done += keys.len();
+        }
+        Ok(())
+    }
+
+    /// Number of entries written. An error is left to the single insert of the entry it concerns to find again.
+    fn insert_batch(&self, keys: &[K], values: &[V]) -> usize {
+        match batch::update(self.fd.as_fd(), keys, values) {
+            Ok(()) => keys.len(),
+            Err((done, _)) => done,
+        }
+    }
+
+    /// An entry that does not exist counts as removed.
+    pub fn remove(&mut self, key: &K) -> Result<(), MapsError> {
+        match self.map.remove(key) {
+            Err(error) if !is_missing(&error) => Err(self.error("delete from", error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn entries(&self) -> Result<Vec<(K, V)>, MapsError> {
+        let mut entries = Vec::new();
+        let batched = read_batches(&self.fd, 1, |key: &K, values: &[V]| {
+            entries.extend(values.first().map(|value| (*key, *value)));
+        });
+        match batched {
+            Err(error) if batch::is_unsupported(&error) => {
+                self.map.iter().collect::<Result<_, _>>().map_err(|error| self.error("read", error))
+            }
+            Err(source) => Err(MapsError::Refused { map: self.name, action: "read", source }),
+            Ok(()) => Ok(entries),
+        }
+    }
+
+    fn error(&self, action: &'static str, error: MapError) -> MapsError {
+        maps_error(self.name, action, error)
+    }
+}
+
+/// A hash map with one value for each CPU, which only the kernel writes.
+pub(super) struct PerCpuTable<K: aya::Pod, V: aya::Pod> {
+    name: &'static str,
+    map: PerCpuHashMap<MapData, K, V>,
+    fd: OwnedFd,
+}
+
+impl<K: Pod + aya::Pod, V: Pod + aya::Pod> PerCpuTable<K, V> {
+    pub fn new(name: &'static str, data: MapData) -> Result<Self, MapError> {
+        let fd = batch::clone_fd(&data)?;
+        Ok(Self { name, map: Map::PerCpuHashMap(data).try_into()?, fd })
+    }
+
+    /// An entry that does not exist counts as removed.
+    pub fn remove(&mut self, key: &K) -> Result<(), MapsError> {
+        match self.map.remove(key) {
+            Err(error) if !is_missing(&error) => Err(maps_error(self.name, "delete from", error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every entry with its values of all CPUs.
+    pub fn entries<T>(&self, mut combine: impl FnMut(&[V]) -> T) -> Result<Vec<(K, T)>, MapsError> {
+        let cpus = nr_cpus().map_err(|(_, source)| MapsError::Refused { map: self.name, action: "read", source })?;
+        let mut entries = Vec::new();
+        let batched = read_batches(&self.fd, cpus, |key: &K, values: &[V]| entries.push((*key, combine(values))));
+        match batched {
+            Err(error) if batch::is_unsupported(&error) => {
+                let mut entries = Vec::new();
+                for entry in self.map.iter() {
+                    let (key, values) = entry.map_err(|error| maps_error(self.name, "read", error))?;
+                    entries.push((key, combine(&values)));
+                }
+                Ok(entries)
+            }
+            Err(source) => Err(MapsError::Refused { map: self.name, action: "read", source }),
+            Ok(()) => Ok(entries),
+        }
+    }
+}
+
+fn read_batches<K: Pod, V: Pod>(fd: &OwnedFd, repeat: usize, mut visit: impl FnMut(&K, &[V])) -> io::Result<()> {
+    let mut room = READ_BATCH;
+    let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room * repeat]);
+    let mut cursor = None;
+    loop {
+        match batch::lookup(fd.as_fd(), &mut cursor, &mut keys, &mut values, repeat) {
+            Ok((count, last)) => {
+                for (key, values) in keys.iter().zip(values.chunks(repeat)).take(count) {
+                    visit(key, values);
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
+                room *= 2;
+                keys.resize(room, K::zeroed());
+                values.resize(room * repeat, V::zeroed());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+pub(super) fn maps_error(map: &'static str, action: &'static str, error: MapError) -> MapsError {
+    let source = match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::IoError(error) => error,
+        other => io::Error::other(other),
+    };
+    match source.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC) => MapsError::Full { map },
+        _ => MapsError::Refused { map, action, source },
+    }
+}

@@ -1,0 +1,91 @@
+//! What the programs write: flows, affinity, sockets, counters and events, for the commands and the metrics.
+//! Must not write any of it, but for the time until which events are wanted.
+
+use std::path::Path;
+
+use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use svc_common::{
+    AffinityKey, AffinityValue, DropReason, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, ServiceCounters, SocketKey,
+    SocketValue, map,
+};
+
+use super::open::{OpenError, Opener, from_directory};
+use super::table::{PerCpuTable, Table, maps_error};
+use crate::publish::MapsError;
+
+/// The maps that only programs write.
+pub struct Traffic {
+    flows_v4: Table<FlowKeyV4, FlowV4>,
+    flows_v6: Table<FlowKeyV6, FlowV6>,
+    affinity: Table<AffinityKey, AffinityValue>,
+    sockets: Table<SocketKey, SocketValue>,
+    service_counters: PerCpuTable<u32, ServiceCounters>,
+    drop_counters: PerCpuArray<MapData, u64>,
+}
+
+impl Traffic {
+    pub fn open_pinned(directory: &Path) -> Result<Self, OpenError> {
+        let mut source = Opener(from_directory(directory));
+        let refused = OpenError::refused;
+        Ok(Self {
+            flows_v4: Table::new(map::FLOWS_V4, source.data(map::FLOWS_V4)?, true).map_err(refused(map::FLOWS_V4))?,
+            flows_v6: Table::new(map::FLOWS_V6, source.data(map::FLOWS_V6)?, true).map_err(refused(map::FLOWS_V6))?,
+            affinity: Table::new(map::AFFINITY, source.data(map::AFFINITY)?, true).map_err(refused(map::AFFINITY))?,
+            sockets: Table::new(map::SOCKETS, source.data(map::SOCKETS)?, true).map_err(refused(map::SOCKETS))?,
+            service_counters: PerCpuTable::new(map::SERVICE_COUNTERS, source.data(map::SERVICE_COUNTERS)?)
+                .map_err(refused(map::SERVICE_COUNTERS))?,
+            drop_counters: Map::PerCpuArray(source.data(map::DROP_COUNTERS)?)
+                .try_into()
+                .map_err(refused(map::DROP_COUNTERS))?,
+        })
+    }
+
+    /// Entries may come and go while they are read.
+    pub fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, MapsError> {
+        self.flows_v4.entries()
+    }
+
+    pub fn flows_v6(&self) -> Result<Vec<(FlowKeyV6, FlowV6)>, MapsError> {
+        self.flows_v6.entries()
+    }
+
+    pub fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityValue)>, MapsError> {
+        self.affinity.entries()
+    }
+
+    pub fn sockets(&self) -> Result<Vec<(SocketKey, SocketValue)>, MapsError> {
+        self.sockets.entries()
+    }
+
+    /// Sums over all CPUs, by service index. Services without traffic have no entry.
+    pub fn service_counters(&self) -> Result<Vec<(u32, ServiceCounters)>, MapsError> {
+        self.service_counters.entries(|cpus| {
+            cpus.iter().fold(ServiceCounters::default(), |sum, cpu| ServiceCounters {
+                connections_tc: sum.connections_tc + cpu.connections_tc,
+                connections_socket: sum.connections_socket + cpu.connections_socket,
+                packets_to_backend: sum.packets_to_backend + cpu.packets_to_backend,
+                bytes_to_backend: sum.bytes_to_backend + cpu.bytes_to_backend,
+                packets_to_client: sum.packets_to_client + cpu.packets_to_client,
+                bytes_to_client: sum.bytes_to_client + cpu.bytes_to_client,
+                rejected: sum.rejected + cpu.rejected,
+            })
+        })
+    }
+
+    /// Sums over all CPUs, of every reason.
+    pub fn drop_counters(&self) -> Result<Vec<(DropReason, u64)>, MapsError> {
+        let read = |reason: &DropReason| {
+            let cpus = self.drop_counters.get(&(*reason as u32), 0);
+            let cpus = cpus.map_err(|error| maps_error(map::DROP_COUNTERS, "read", error))?;
+            Ok((*reason, cpus.iter().sum()))
+        };
+        DropReason::ALL.iter().map(read).collect()
+    }
+
+    /// The ring buffer of [`svc_common::Event`]. It has one reader; programs write to it only until
+    /// `ConfigField::EventsUntil`.
+    pub fn open_events(directory: &Path) -> Result<RingBuf<MapData>, OpenError> {
+        let data = from_directory(directory)(map::EVENTS)?;
+        Map::RingBuf(data).try_into().map_err(OpenError::refused(map::EVENTS))
+    }
+}

@@ -1,1 +1,0 @@
-//! Indexed cluster state.

@@ -1,0 +1,146 @@
+//! What the maps hold for one service, and how a plan differs from it. Pure: no maps, no allocation of indexes.
+//! Backends lie in one sorted list without indexes beside it: hundreds of thousands of them must stay small.
+
+use svc_common::{AddrV6, BackendRef, Port, Publication, ServiceName, Verdict, backend_flag};
+
+use super::allocate::Range;
+use super::maps::{Frontend, address_of};
+use crate::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
+
+/// Address and port of a backend, as in BACKENDS.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    pub address: AddrV6,
+    pub port: Port,
+}
+
+/// A backend that the maps hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    pub target: Target,
+    /// Bits of [`backend_flag`].
+    pub flags: u16,
+    /// Gets new flows; else it is draining.
+    pub slotted: bool,
+    pub index: u32,
+    /// Odd.
+    pub generation: u32,
+}
+
+impl Backend {
+    pub fn reference(&self) -> BackendRef {
+        BackendRef::new(self.index, self.generation)
+    }
+}
+
+/// A backend that a plan asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    pub target: Target,
+    pub flags: u16,
+    pub slotted: bool,
+}
+
+/// What the maps hold for one frontend.
+#[derive(Debug)]
+pub struct Record {
+    pub id: ServiceId,
+    pub frontend: Frontend,
+    pub publication: Publication,
+    pub affinity_timeout: u32,
+    pub affinity_id: u32,
+    /// The slots that belong to this service.
+    pub slots: Option<Range>,
+    /// Sorted by target, no two alike unless damaged.
+    pub backends: Vec<Backend>,
+    /// Slots or backends are not what they should be; the next plan writes them anew.
+    pub damaged: bool,
+    /// A plan asked for this since the agent started.
+    pub claimed: bool,
+    /// Name and frontend are in their maps.
+    pub announced: bool,
+}
+
+/// A plan in the terms of the maps.
+#[derive(Debug)]
+pub struct Goal {
+    pub verdict: Verdict,
+    /// Sorted by target, no two alike; none slotted unless the verdict is FORWARD.
+    pub backends: Vec<Wanted>,
+    pub affinity_timeout: u32,
+}
+
+impl Goal {
+    pub fn of(plan: &ServicePlan) -> Self {
+        let (verdict, slotted): (_, &[PlannedBackend]) = match &plan.decision {
+            Decision::Forward(backends) => (Verdict::FORWARD, backends),
+            Decision::Reject => (Verdict::REJECT, &[]),
+            Decision::Drop => (Verdict::DROP, &[]),
+        };
+        let wanted = |backend: &PlannedBackend, slotted| Wanted {
+            target: Target { address: address_of(backend.address.ip()), port: Port::from_host(backend.address.port()) },
+            flags: if backend.local { backend_flag::LOCAL } else { 0 },
+            slotted,
+        };
+        let mut backends = Vec::with_capacity(slotted.len() + plan.draining.len());
+        backends.extend(slotted.iter().map(|backend| wanted(backend, true)));
+        backends.extend(plan.draining.iter().map(|backend| wanted(backend, false)));
+        // Of two alike the one that gets new flows stays.
+        backends.sort_by_key(|backend| (backend.target, !backend.slotted));
+        backends.dedup_by_key(|backend| backend.target);
+        Self { verdict, backends, affinity_timeout: plan.affinity_timeout_seconds.unwrap_or(0) }
+    }
+
+    pub fn slot_count(&self) -> u32 {
+        self.backends.iter().filter(|backend| backend.slotted).count() as u32
+    }
+}
+
+/// One backend on the way from a record to a goal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    Begin(Wanted),
+    /// The backend as it is, and as it shall be.
+    Keep(Backend, Wanted),
+    End(Backend),
+}
+
+/// Both lists side by side, in the order of targets.
+pub fn steps<'a>(actual: &'a [Backend], wanted: &'a [Wanted]) -> impl Iterator<Item = Step> + 'a {
+    let (mut actual, mut wanted) = (actual.iter().copied().peekable(), wanted.iter().copied().peekable());
+    std::iter::from_fn(move || match (actual.peek().copied(), wanted.peek().copied()) {
+        (Some(have), Some(want)) if have.target == want.target => {
+            actual.next();
+            wanted.next();
+            Some(Step::Keep(have, want))
+        }
+        (Some(have), want) if want.is_none_or(|want| have.target < want.target) => {
+            actual.next();
+            Some(Step::End(have))
+        }
+        (_, Some(want)) => {
+            wanted.next();
+            Some(Step::Begin(want))
+        }
+        (_, None) => None,
+    })
+}
+
+/// Whether the list that new flows are chosen from must be published anew.
+pub fn must_publish(record: &Record, goal: &Goal) -> bool {
+    record.damaged
+        || record.publication.verdict() != goal.verdict
+        || steps(&record.backends, &goal.backends).any(|step| match step {
+            Step::Begin(want) => want.slotted,
+            Step::Keep(have, want) => have.slotted != want.slotted,
+            Step::End(have) => have.slotted,
+        })
+}
+
+pub fn name_of(id: &ServiceId) -> ServiceName {
+    let mut bytes = [0; ServiceName::MAX_LEN];
+    for (byte, letter) in bytes.iter_mut().zip(id.to_string().bytes()) {
+        *byte = letter;
+    }
+    ServiceName { bytes }
+}

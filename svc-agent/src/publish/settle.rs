@@ -1,0 +1,187 @@
+//! Changes what new flows of one service are chosen from, in the order that keeps every reader right: new backends,
+//! then a fresh range of slots, then one store of the publication word, then the end of what is gone.
+//! Must not touch names and frontends; the publisher does.
+
+use std::time::Instant;
+
+use svc_common::{BackendEntry, BackendRef, Publication, Verdict, address_class, map};
+
+use super::allocate::Range;
+use super::maps::{Frontend, Maps, MapsError, ip_of};
+use super::publisher::Publisher;
+use super::record::{Backend, Goal, Step, Wanted, must_publish, steps};
+
+/// What exists already but nobody can see; given back if a later write fails.
+#[derive(Default)]
+struct Unseen {
+    begun: Vec<Backend>,
+    range: Option<Range>,
+}
+
+impl<M: Maps> Publisher<M> {
+    /// Brings one service from what the maps hold to `goal`; says whether anything was written.
+    /// After an error the service is what it was before, except for independent facts of it.
+    pub(super) fn settle(&mut self, now: Instant, index: u32, goal: &Goal) -> Result<bool, MapsError> {
+        let Some(record) = self.records.get_mut(&index) else { return Ok(false) };
+        let mut changed = false;
+        if record.affinity_timeout != goal.affinity_timeout {
+            self.maps.write_affinity_timeout(index, goal.affinity_timeout)?;
+            record.affinity_timeout = goal.affinity_timeout;
+            changed = true;
+        }
+        let publish = must_publish(record, goal);
+        let steps: Vec<Step> = steps(&record.backends, &goal.backends).collect();
+        if !publish && steps.iter().all(|step| matches!(step, Step::Keep(have, want) if have.flags == want.flags)) {
+            return Ok(changed);
+        }
+        let frontend = record.frontend;
+        let mut unseen = Unseen::default();
+        match self.replace(now, index, frontend, goal, &steps, publish, &mut unseen) {
+            Ok((backends, publication)) => {
+                self.settled(now, index, backends, publication, unseen.range, &steps);
+                Ok(true)
+            }
+            Err(error) => {
+                self.take_back(unseen);
+                Err(error)
+            }
+        }
+    }
+
+    /// All writes up to the one that makes them visible.
+    #[expect(clippy::too_many_arguments, reason = "one step of settle, split for its error path")]
+    fn replace(
+        &mut self,
+        now: Instant,
+        index: u32,
+        frontend: Frontend,
+        goal: &Goal,
+        steps: &[Step],
+        publish: bool,
+        unseen: &mut Unseen,
+    ) -> Result<(Vec<Backend>, Option<Publication>), MapsError> {
+        let mut next = Vec::with_capacity(goal.backends.len());
+        for step in steps {
+            match *step {
+                Step::Begin(want) => {
+                    let backend = self.begin(now, index, frontend, want)?;
+                    unseen.begun.push(backend);
+                    next.push(backend);
+                }
+                Step::Keep(have, want) => {
+                    if have.flags != want.flags {
+                        self.maps.write_backend_flags(have.index, want.flags)?;
+                    }
+                    next.push(Backend { flags: want.flags, slotted: want.slotted, ..have });
+                }
+                Step::End(_) => {}
+            }
+        }
+        if !publish {
+            return Ok((next, None));
+        }
+        let publication = if goal.verdict == Verdict::FORWARD {
+            let range = self.take_slots(now, goal.slot_count()).ok_or(MapsError::Full { map: map::SLOTS })?;
+            unseen.range = Some(range);
+            let slots: Vec<BackendRef> = next.iter().filter(|b| b.slotted).map(Backend::reference).collect();
+            self.maps.write_slots(range.first, &slots)?;
+            Publication::new(goal.verdict, range.first, range.count)
+        } else {
+            Publication::new(goal.verdict, 0, 0)
+        };
+        self.maps.write_publication(index, publication)?;
+        Ok((next, Some(publication)))
+    }
+
+    /// The new list is visible: what is not in it may go.
+    fn settled(
+        &mut self,
+        now: Instant,
+        index: u32,
+        backends: Vec<Backend>,
+        publication: Option<Publication>,
+        slots: Option<Range>,
+        steps: &[Step],
+    ) {
+        if let Some(record) = self.records.get_mut(&index) {
+            record.backends = backends;
+            if let Some(publication) = publication {
+                record.publication = publication;
+                record.damaged = false;
+                if let Some(before) = std::mem::replace(&mut record.slots, slots) {
+                    self.slots.rest(before, now);
+                }
+            }
+        }
+        for step in steps {
+            if let Step::End(backend) = step {
+                self.end(now, backend.index, backend.generation);
+            }
+        }
+    }
+
+    fn take_back(&mut self, unseen: Unseen) {
+        for backend in unseen.begun {
+            // Nobody has its reference, so its index needs no rest.
+            match self.maps.write_generation(backend.index, backend.generation.wrapping_add(1)) {
+                Ok(()) => self.backends.put_back(backend.index),
+                Err(_) => self.ending.push((backend.index, backend.generation)),
+            }
+        }
+        if let Some(range) = unseen.range {
+            self.slots.put_back(range);
+        }
+    }
+
+    fn begin(&mut self, now: Instant, service: u32, frontend: Frontend, want: Wanted) -> Result<Backend, MapsError> {
+        let address = ip_of(want.target.address, frontend.family);
+        self.maps.add_address_class(address, address_class::BACKEND)?;
+        let index = self.take_backend(now).ok_or(MapsError::Full { map: map::BACKENDS })?;
+        match self.write_begin(service, want, index) {
+            Ok(generation) => {
+                Ok(Backend { target: want.target, flags: want.flags, slotted: want.slotted, index, generation })
+            }
+            Err(error) => {
+                self.backends.put_back(index);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_begin(&mut self, service: u32, want: Wanted, index: u32) -> Result<u32, MapsError> {
+        let generation = self.maps.read_backend(index)?.generation.wrapping_add(1) | 1;
+        let entry = BackendEntry {
+            address: want.target.address,
+            port: want.target.port,
+            flags: want.flags,
+            service,
+            ..BackendEntry::default()
+        };
+        self.maps.write_backend(index, &entry)?;
+        self.maps.write_generation(index, generation)?;
+        Ok(generation)
+    }
+
+    /// Flows and affinities that hold the reference notice on their next packet.
+    pub(super) fn end(&mut self, now: Instant, index: u32, generation: u32) {
+        match self.maps.write_generation(index, generation.wrapping_add(1)) {
+            Ok(()) => self.backends.rest(index, now),
+            Err(_) => {
+                self.failures.refused += 1;
+                self.ending.push((index, generation));
+            }
+        }
+    }
+
+    pub(super) fn take_service(&mut self, now: Instant) -> Option<u32> {
+        self.services.take().or_else(|| self.reclaim(now).then(|| self.services.take()).flatten())
+    }
+
+    fn take_backend(&mut self, now: Instant) -> Option<u32> {
+        self.backends.take().or_else(|| self.reclaim(now).then(|| self.backends.take()).flatten())
+    }
+
+    fn take_slots(&mut self, now: Instant, count: u32) -> Option<Range> {
+        self.slots.take(count).or_else(|| self.reclaim(now).then(|| self.slots.take(count)).flatten())
+    }
+}

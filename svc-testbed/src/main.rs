@@ -1,0 +1,86 @@
+//! The lab's helper program: servers, clients, DNS and the janitor, one subcommand each. Started by the library inside a
+//! machine's namespace and cgroup; `get` and `lookup` are for people.
+
+use std::{net::ToSocketAddrs, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use svc_testbed::{LabId, client, dns, janitor, lookup, serve};
+
+#[derive(Parser)]
+#[command(name = "svc-testbed", about = "Servers, clients and DNS of the network lab")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// HTTP, UDP and bulk server
+    Serve(serve::ServeArgs),
+    /// DNS server over a directory of manifests
+    Dns(dns::DnsArgs),
+    /// Client that takes requests as JSON lines on stdin
+    Client,
+    /// Look a name up as nslookup does
+    Lookup(lookup::LookupArgs),
+    /// Fetch a page as curl does
+    Get {
+        /// host[:port][/path]; the name is looked up as any program does
+        url: String,
+        /// Seconds until it counts as failed
+        #[arg(long, default_value_t = 3)]
+        timeout: u64,
+    },
+    /// Remove a lab's remains once its owner is gone
+    Janitor {
+        #[arg(long)]
+        owner: u32,
+    },
+    /// Remove the labs of dead processes
+    Cleanup {
+        /// Also those that were kept on purpose
+        #[arg(long)]
+        kept: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Serve(args) => block_on(serve::run(args)),
+        Command::Dns(args) => block_on(dns::run(args)),
+        Command::Client => block_on(client::run()),
+        Command::Lookup(args) => lookup::run(&args),
+        Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
+        Command::Janitor { owner } => janitor::watch(owner),
+        Command::Cleanup { kept } => LabId::all()
+            .into_iter()
+            .filter(|lab| !lab.owner_is_alive() && (kept || !lab.is_kept()))
+            .try_for_each(LabId::remove),
+    }
+}
+
+fn get(url: &str, timeout: Duration) -> Result<()> {
+    let url = url.strip_prefix("http://").unwrap_or(url);
+    let (authority, path) = url.split_once('/').unwrap_or((url, ""));
+    let mut addresses = match authority.to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(_) => (authority.trim_matches(['[', ']']), 80)
+            .to_socket_addrs()
+            .with_context(|| format!("could not resolve host: {authority}"))?,
+    };
+    let to = addresses.next().with_context(|| format!("{authority} has no address"))?;
+    block_on(async {
+        let report = client::fetch(&client::Get { timeout, ..client::Get::to(to, &format!("/{path}")) }).await;
+        if let Some(error) = report.error {
+            bail!("failed to connect to {authority} ({to}): {:?}: {error}", report.outcome);
+        }
+        print!("{}", report.body);
+        Ok(())
+    })
+}
+
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
