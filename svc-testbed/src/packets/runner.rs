@@ -143,7 +143,8 @@ fn chosen_in(expected: &[String], actual: &[String]) -> Option<u16> {
     })
 }
 
-fn source_port(frame: &[u8]) -> Option<u16> {
+/// Source port of a TCP or UDP frame.
+pub fn source_port(frame: &[u8]) -> Option<u16> {
     match SlicedPacket::from_ethernet(frame).ok()?.transport? {
         TransportSlice::Tcp(tcp) => Some(tcp.source_port()),
         TransportSlice::Udp(udp) => Some(udp.source_port()),
