@@ -2,12 +2,14 @@
 //! checksums, what is not translated is byte for byte what it was.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::sync::LazyLock;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use svc_common::Protocol;
 use svc_datapath::Action;
-use svc_testbed::packets::case::Hook;
+use svc_testbed::packets::case::{Case, Hook};
 use svc_testbed::packets::cases;
 use svc_testbed::packets::frame::{Checksums, Frame, tcp, udp};
 use svc_testbed::packets::native;
@@ -16,6 +18,8 @@ use svc_testbed::packets::packet::{MemoryPacket, Offload};
 use svc_testbed::packets::show;
 use svc_testbed::packets::tables::MemoryTables;
 use svc_testbed::packets::world::World;
+
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(cases::all);
 
 /// Every kind of service in one world.
 fn world() -> World {
@@ -157,8 +161,7 @@ proptest! {
         damage in vec((any::<Index>(), any::<u8>()), 1..6),
         cut in proptest::option::of(any::<Index>()),
     ) {
-        let all = cases::all();
-        let case = which.get(&all);
+        let case = which.get(&CASES);
         let tables = MemoryTables::new(&case.world, &case.random);
         for (hook, frame) in case.inputs() {
             let mut bytes = frame.bytes(Checksums::Complete);

@@ -55,7 +55,10 @@ pub enum Output {
     Unchanged,
     Frame(Box<Frame>),
     /// A packet made in place of the one that came, which quotes it as it was: complete or offloaded.
-    Answer { complete: Box<Frame>, offloaded: Box<Frame> },
+    Answer {
+        complete: Box<Frame>,
+        offloaded: Box<Frame>,
+    },
     /// Whatever is in a dropped packet is of no interest.
     Gone,
 }

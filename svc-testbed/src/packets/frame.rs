@@ -37,10 +37,16 @@ pub enum Checksums {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transport {
-    Tcp { header: Box<TcpHeader> },
-    Udp { checksum: bool },
+    Tcp {
+        header: Box<TcpHeader>,
+    },
+    Udp {
+        checksum: bool,
+    },
     /// Header and data as they are; `number` is the IP protocol.
-    Raw { number: u8 },
+    Raw {
+        number: u8,
+    },
 }
 
 /// Where a frame lies in its fragmented datagram.

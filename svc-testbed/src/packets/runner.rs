@@ -18,8 +18,8 @@ use super::world::Change;
 pub trait Dataplane {
     fn apply(&mut self, change: &Change);
     fn state(&mut self) -> State;
-    /// `Err` says what the implementation itself found wrong.
-    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket) -> Result<Outcome, String>;
+    /// `Err` says what the implementation itself found wrong. `replaced`: the packet becomes an answer to itself.
+    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, replaced: bool) -> Result<Outcome, String>;
 }
 
 /// Plays all steps; `Err` is a report for people. Every step is compared, so that one report shows all.
@@ -36,7 +36,8 @@ pub fn play(case: &Case, checksums: Checksums, dataplane: &mut impl Dataplane) -
                 let mut packet = step.packet(checksums, chosen, before.as_ref());
                 let entered = packet.clone();
                 let old = dataplane.state();
-                let outcome = dataplane.run(step.hook, &mut packet);
+                let replaced = matches!(step.output, Output::Answer { .. });
+                let outcome = dataplane.run(step.hook, &mut packet, replaced);
                 let new = dataplane.state();
                 let mut wrong = String::new();
                 match outcome {
@@ -45,7 +46,13 @@ pub fn play(case: &Case, checksums: Checksums, dataplane: &mut impl Dataplane) -
                 }
                 compare_changes(step, &old, &new, &mut chosen, &mut wrong);
                 if !wrong.is_empty() {
-                    let _ = writeln!(report, "  step {} at {:?}: {}", number + 1, step.hook, show::summary(entered.bytes()));
+                    let _ = writeln!(
+                        report,
+                        "  step {} at {:?}: {}",
+                        number + 1,
+                        step.hook,
+                        show::summary(entered.bytes())
+                    );
                     report.push_str(&wrong);
                 }
                 before = Some(packet);
@@ -111,7 +118,8 @@ fn acceptable_answer(mut expected: Vec<u8>, actual: &[u8], field: usize) -> Vec<
 }
 
 fn compare_changes(step: &PacketStep, old: &State, new: &State, chosen: &mut Option<u16>, wrong: &mut String) {
-    let mut expected: Vec<String> = step.changes.iter().map(|line| line.replace(":CHOSEN", &format!(":{CHOSEN}"))).collect();
+    let mut expected: Vec<String> =
+        step.changes.iter().map(|line| line.replace(":CHOSEN", &format!(":{CHOSEN}"))).collect();
     expected.sort();
     let lines = old.changes(new);
     *chosen = chosen.or_else(|| chosen_in(&expected, &lines));

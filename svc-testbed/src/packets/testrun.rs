@@ -45,8 +45,7 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], flags: u32) -> io::Result<(u32
     };
     // SAFETY: `attr` is laid out as the kernel's union for this command and passed with its size; both buffers
     // outlive the call and are as long as `attr` says.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRunAttr>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRunAttr>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -18,17 +18,41 @@ const RANGES: [(&str, u8); 2] = [("10.244.0.0", 16), ("fd00:10:244::", 56)];
 /// One write to the maps, or the passing of time.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Change {
-    Frontend { address: SocketAddr, protocol: Protocol, service: Option<u32> },
-    Service { index: u32, entry: ServiceEntry },
-    Slot { index: u32, backend: BackendRef },
-    Backend { index: u32, entry: BackendEntry },
+    Frontend {
+        address: SocketAddr,
+        protocol: Protocol,
+        service: Option<u32>,
+    },
+    Service {
+        index: u32,
+        entry: ServiceEntry,
+    },
+    Slot {
+        index: u32,
+        backend: BackendRef,
+    },
+    Backend {
+        index: u32,
+        entry: BackendEntry,
+    },
     Config(Config),
     /// Adds bits of [`address_class`].
-    Class { address: IpAddr, bits: u8 },
+    Class {
+        address: IpAddr,
+        bits: u8,
+    },
     /// A range of pod addresses.
-    Range { address: IpAddr, prefix: u8 },
+    Range {
+        address: IpAddr,
+        prefix: u8,
+    },
     /// A flow the LRU map threw out.
-    ForgetFlow { stage: u8, protocol: Protocol, source: SocketAddr, destination: SocketAddr },
+    ForgetFlow {
+        stage: u8,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+    },
     /// Seconds pass.
     Advance(u32),
     /// The flow tables take no more than so many entries.
@@ -267,8 +291,10 @@ impl World {
     /// The service gets other slots, in a fresh range.
     pub fn publish(&mut self, service: u32, backends: &[u32]) -> Vec<Change> {
         let from = self.changes.len();
-        let slots: Vec<BackendRef> =
-            backends.iter().map(|index| BackendRef::new(*index, self.backends[*index as usize - 1].generation)).collect();
+        let slots: Vec<BackendRef> = backends
+            .iter()
+            .map(|index| BackendRef::new(*index, self.backends[*index as usize - 1].generation))
+            .collect();
         let publication = match slots.as_slice() {
             [] => Publication::new(Verdict::REJECT, 0, 0),
             slots => self.fill_slots(slots),

@@ -109,11 +109,8 @@ fn recycled() -> Case {
     let mut world = two_pods();
     let deleted = world.delete_service(1);
     let recycled = world.recycle_service(1, "10.96.7.7:80");
-    let stale = Change::Frontend {
-        address: crate::packets::frame::at(NGINX),
-        protocol: Protocol::TCP,
-        service: Some(1),
-    };
+    let stale =
+        Change::Frontend { address: crate::packets::frame::at(NGINX), protocol: Protocol::TCP, service: Some(1) };
     case("choice: a frontend that leads to an entry of another service by now is no frontend", &world)
         .meanwhile([deleted, recycled, vec![stale]].concat())
         .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
@@ -138,21 +135,20 @@ fn withdrawn() -> Case {
 }
 
 fn affinity() -> Case {
-    let start = case("affinity: a client stays with its backend until it was away for the timeout", &two_pods().affinity(100))
-        .random(&[dice(1, 2), dice(0, 2)]);
+    let start =
+        case("affinity: a client stays with its backend until it was away for the timeout", &two_pods().affinity(100))
+            .random(&[dice(1, 2), dice(0, 2)]);
     let case = connects(start, 40_000, 2).changes("+ affinity 10.244.3.5 id 100 => backend 2");
     let case = connects(case, 40_001, 2).meanwhile(vec![Change::Advance(80)]);
     let case = connects(case, 40_002, 2).changes("~ affinity 10.244.3.5 id 100 seen");
-    let case = connects(case.meanwhile(vec![Change::Advance(80)]), 40_003, 2)
-        .changes("~ affinity 10.244.3.5 id 100 seen");
-    connects(case.meanwhile(vec![Change::Advance(120)]), 40_004, 1)
-        .changes("~ affinity 10.244.3.5 id 100 => backend 1")
+    let case =
+        connects(case.meanwhile(vec![Change::Advance(80)]), 40_003, 2).changes("~ affinity 10.244.3.5 id 100 seen");
+    connects(case.meanwhile(vec![Change::Advance(120)]), 40_004, 1).changes("~ affinity 10.244.3.5 id 100 => backend 1")
 }
 
 fn affinity_ends_with_backend() -> Case {
     let mut world = two_pods().affinity(10_800);
-    let start = case("affinity: a backend that is gone loses its clients", &world)
-        .random(&[dice(1, 2), dice(0, 1)]);
+    let start = case("affinity: a backend that is gone loses its clients", &world).random(&[dice(1, 2), dice(0, 1)]);
     let case = connects(start, 40_000, 2).changes("+ affinity 10.244.3.5 id 100 => backend 2");
     let gone = [world.publish(1, &[1]), world.end_backend(2)].concat();
     connects(case.meanwhile(gone), 40_001, 1).changes("~ affinity 10.244.3.5 id 100 => backend 1")
@@ -160,8 +156,8 @@ fn affinity_ends_with_backend() -> Case {
 
 fn affinity_ends_with_draining() -> Case {
     let mut world = two_pods().affinity(10_800);
-    let start = case("affinity: a backend that only drains loses its clients", &world)
-        .random(&[dice(1, 2), dice(0, 1)]);
+    let start =
+        case("affinity: a backend that only drains loses its clients", &world).random(&[dice(1, 2), dice(0, 1)]);
     let case = connects(start, 40_000, 2).changes("+ affinity 10.244.3.5 id 100 => backend 2");
     let draining = [world.publish(1, &[1]), world.drain_backend(2)].concat();
     connects(case.meanwhile(draining), 40_001, 1).changes("~ affinity 10.244.3.5 id 100 => backend 1")

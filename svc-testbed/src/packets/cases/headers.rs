@@ -19,10 +19,11 @@ const REPLIED: &str = "
     ~ flow egress tcp 10.244.3.46:8080 > 10.244.3.5:40000 [replied]";
 
 fn world() -> World {
-    World::new()
-        .forward(Protocol::TCP, NGINX, &[POD_1])
-        .forward(Protocol::TCP, NGINX_V6, &[POD_V6])
-        .forward(Protocol::UDP, DNS, &[DNS_POD])
+    World::new().forward(Protocol::TCP, NGINX, &[POD_1]).forward(Protocol::TCP, NGINX_V6, &[POD_V6]).forward(
+        Protocol::UDP,
+        DNS,
+        &[DNS_POD],
+    )
 }
 
 fn counted(service: u32, bytes: u32) -> String {
@@ -128,9 +129,7 @@ fn cut_off() -> Case {
     let whole = tcp(CLIENT, NGINX).syn(100).bytes(Checksums::Complete);
     let case = case("headers: a packet to a service that ends within its transport header", &world());
     [34, 37, 38, 47, 53].iter().fold(case, |case, length| {
-        case.bytes_at(PodIngress, &whole[..*length])
-            .is_dropped(DropReason::Malformed)
-            .changes("drops: malformed +1")
+        case.bytes_at(PodIngress, &whole[..*length]).is_dropped(DropReason::Malformed).changes("drops: malformed +1")
     })
 }
 

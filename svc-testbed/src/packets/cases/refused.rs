@@ -74,7 +74,12 @@ pub fn cases() -> Vec<Case> {
             .is_answered_with(|_| reset(NGINX, CLIENT, 0, Some(101)))
             .changes(NO_ENDPOINT),
         case("refused: TCP behind IPv6 extension headers", &World::new().reject(Protocol::TCP, NGINX_V6))
-            .at(PodIngress, tcp(CLIENT_V6, NGINX_V6).syn(100).extension(60, &[1, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
+            .at(
+                PodIngress,
+                tcp(CLIENT_V6, NGINX_V6)
+                    .syn(100)
+                    .extension(60, &[1, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            )
             .is_answered_with(|_| reset(NGINX_V6, CLIENT_V6, 0, Some(101)))
             .changes(NO_ENDPOINT),
         udp_v4(),
@@ -94,19 +99,22 @@ pub fn cases() -> Vec<Case> {
             .changes(NO_ENDPOINT)
             .changes("event refused tc tcp 10.244.3.5:40000 > 10.110.110.219:80 > 0.0.0.0:0 service 1 no_endpoint"),
         comes_back(),
-        case("local policy: silence, counted", &World::new().local_drop(Protocol::TCP, NGINX).local_drop(Protocol::UDP, DNS))
-            .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
-            .is_dropped(DropReason::NoLocalEndpoint)
-            .changes(
-                "service 1: rejected +1
+        case(
+            "local policy: silence, counted",
+            &World::new().local_drop(Protocol::TCP, NGINX).local_drop(Protocol::UDP, DNS),
+        )
+        .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
+        .is_dropped(DropReason::NoLocalEndpoint)
+        .changes(
+            "service 1: rejected +1
                  drops: no_local_endpoint +1",
-            )
-            .at(UplinkIngress, udp("192.0.2.9:5000", DNS))
-            .is_dropped(DropReason::NoLocalEndpoint)
-            .changes(
-                "service 2: rejected +1
+        )
+        .at(UplinkIngress, udp("192.0.2.9:5000", DNS))
+        .is_dropped(DropReason::NoLocalEndpoint)
+        .changes(
+            "service 2: rejected +1
                  drops: no_local_endpoint +1",
-            ),
+        ),
         case("local policy: with an event for who listens", &World::new().local_drop(Protocol::TCP, NGINX).listening())
             .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
             .is_dropped(DropReason::NoLocalEndpoint)

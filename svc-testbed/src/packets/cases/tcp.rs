@@ -9,8 +9,7 @@ use crate::packets::frame::tcp;
 use crate::packets::world::{Change, World};
 
 /// The options of an ordinary SYN: MSS, SACK permitted, timestamps, window scale.
-const SYN_OPTIONS: [u8; 20] =
-    [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+const SYN_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
 
 fn lifecycle(name: &'static str, client: &str, service: &str, pod: &str, lines: [&str; 7]) -> Case {
     let [opened, answered, request, response, client_fin, pod_fin, last] = lines;
