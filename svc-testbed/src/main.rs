@@ -5,7 +5,7 @@ use std::{net::ToSocketAddrs, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use svc_testbed::{LabId, client, dns, janitor, lookup, serve};
+use svc_testbed::{LabId, client, conformance, dns, janitor, lookup, serve};
 
 #[derive(Parser)]
 #[command(name = "svc-testbed", about = "Servers, clients and DNS of the network lab")]
@@ -32,6 +32,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         timeout: u64,
     },
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::ConformanceArgs),
     /// Remove a lab's remains once its owner is gone
     Janitor {
         #[arg(long)]
@@ -53,6 +55,7 @@ fn main() -> Result<()> {
         Command::Client => block_on(client::run()),
         Command::Lookup(args) => lookup::run(&args),
         Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Janitor { owner } => janitor::watch(owner),
         Command::Cleanup { kept } => LabId::all()
             .into_iter()
