@@ -4,6 +4,7 @@
 mod bpf_linker;
 mod build;
 mod build_ebpf;
+mod conformance;
 mod deploy_check;
 mod docs_check;
 mod image;
@@ -31,6 +32,8 @@ enum Command {
     Build(build::Options),
     /// Run all tests; as root for the levels that need a kernel
     Test(test::Options),
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::Options),
     /// Formatting, clippy for both targets, documents, deploy files
     Lint,
     /// Build the container image, or its build context
@@ -42,6 +45,7 @@ fn main() -> Result<()> {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
     }
