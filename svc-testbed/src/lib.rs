@@ -6,6 +6,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod client;
 pub mod conformance;
+pub mod demo;
 pub mod dns;
 mod lab;
 pub mod lookup;

@@ -75,7 +75,7 @@ struct Memory {
 pub struct MemoryMaps {
     memory: Arc<Memory>,
     log: Vec<Write>,
-    watcher: Option<Box<dyn FnMut(&MemoryMaps)>>,
+    watcher: Option<Box<dyn FnMut(&MemoryMaps) + Send>>,
 }
 
 impl MemoryMaps {
@@ -104,7 +104,7 @@ impl MemoryMaps {
     }
 
     /// Called after every single write.
-    pub fn watch(&mut self, watcher: impl FnMut(&MemoryMaps) + 'static) {
+    pub fn watch(&mut self, watcher: impl FnMut(&MemoryMaps) + Send + 'static) {
         self.watcher = Some(Box::new(watcher));
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -78,12 +78,19 @@ impl Dataplane {
     /// Deletes, then creates or replaces.
     pub fn change(&mut self, delete: &[Identity], apply: &[Value]) -> Result<()> {
         for object in delete {
+            ensure!(self.made.remove(object), "{object:?} is to be deleted, but the scenario has not made it");
             self.manifests.delete(&object.kind, &object.namespace, &object.name)?;
-            self.made.remove(object);
         }
         for object in apply {
-            self.manifests.apply(object)?;
-            self.made.insert(Identity::of(object));
+            let identity = Identity::of(object);
+            if identity.kind == "Node" {
+                self.manifests.apply(object)?;
+                continue;
+            }
+            let mut object = object.clone();
+            object["metadata"]["namespace"] = json!(identity.namespace);
+            self.manifests.apply(&object)?;
+            self.made.insert(identity);
         }
         Ok(())
     }

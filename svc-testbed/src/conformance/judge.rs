@@ -112,19 +112,25 @@ mod tests {
             "iptables": {"result": "timeout", "fast_fail": false}}});
         assert!(passes(expected.clone(), json!({"result": "refused", "fast_fail": true})));
         assert!(passes(expected.clone(), json!({"result": "timeout", "fast_fail": false})));
-        let verdict = judge(
-            false,
-            &Expected::from(fields(expected)),
-            &fields(json!({"result": "refused", "fast_fail": false})),
-        );
+        let verdict =
+            judge(false, &Expected::from(fields(expected)), &fields(json!({"result": "refused", "fast_fail": false})));
         assert!(matches!(verdict, Verdict::Fail(differences) if differences.len() == 1));
     }
 
     #[test]
     fn failing_sooner_or_on_the_own_side_is_never_wrong() {
-        assert!(passes(json!({"result": "timeout", "fast_fail": false}), json!({"result": "timeout", "fast_fail": true})));
-        assert!(passes(json!({"result": "refused", "fast_fail": true}), json!({"result": "prohibited", "fast_fail": true})));
-        assert!(passes(json!({"result": "prohibited", "fast_fail": true}), json!({"result": "timeout", "fast_fail": false})));
+        assert!(passes(
+            json!({"result": "timeout", "fast_fail": false}),
+            json!({"result": "timeout", "fast_fail": true})
+        ));
+        assert!(passes(
+            json!({"result": "refused", "fast_fail": true}),
+            json!({"result": "prohibited", "fast_fail": true})
+        ));
+        assert!(passes(
+            json!({"result": "prohibited", "fast_fail": true}),
+            json!({"result": "timeout", "fast_fail": false})
+        ));
         assert!(!passes(json!({"result": "prohibited"}), json!({"result": "ok"})));
         assert!(!passes(json!({"result": "prohibited"}), json!({"result": ["ok", "refused"]})));
         assert!(!passes(json!({"result": "timeout"}), json!({"result": "refused"})));
@@ -133,7 +139,8 @@ mod tests {
     #[test]
     fn where_anything_but_success_is_right_one_success_is_wrong() {
         let expected = Expected::from(fields(json!({"result": "timeout", "fast_fail": false})));
-        for (result, verdict) in [(json!("refused"), true), (json!(["refused", "timeout"]), true), (json!("ok"), false)] {
+        for (result, verdict) in [(json!("refused"), true), (json!(["refused", "timeout"]), true), (json!("ok"), false)]
+        {
             assert_eq!(judge(true, &expected, &fields(json!({"result": result}))) == Verdict::Pass, verdict);
         }
         assert_ne!(judge(true, &expected, &fields(json!({"result": ["ok", "timeout"]}))), Verdict::Pass);

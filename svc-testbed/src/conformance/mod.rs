@@ -68,7 +68,10 @@ pub fn run(args: &ConformanceArgs) -> Result<()> {
     // Most of the time is spent waiting for packets that never come, so modes run side by side.
     let results: Vec<Result<Vec<run::Report>>> = thread::scope(|scope| {
         let running: Vec<_> = modes.iter().map(|mode| scope.spawn(|| run::run(&corpus, *mode, &settings))).collect();
-        running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("the runner panicked")))).collect()
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("the runner panicked"))))
+            .collect()
     });
     let mut reports = Vec::new();
     for (mode, result) in modes.iter().zip(results) {

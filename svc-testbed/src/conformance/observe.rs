@@ -46,8 +46,9 @@ pub fn outcome(
         let learned: BTreeSet<u32> = samples.iter().filter_map(|sample| sample.path_mtu).collect();
         fields.insert("path_mtu".into(), one_or_all(learned.into_iter().map(Value::from)));
     }
+    fields.extend(reply_from(probe, samples).map(|from| ("reply_from".to_owned(), from)));
     let answered: Vec<&Sample> = samples.iter().filter(|sample| !sample.backends.is_empty()).collect();
-    if answered.is_empty() || probe.proto == Proto::Icmp {
+    if answered.is_empty() {
         return fields;
     }
     let all = backends(samples);
@@ -59,14 +60,6 @@ pub fn outcome(
     fields.insert("one_backend".into(), json!(answered.iter().all(|sample| sample.backends.len() == 1)));
     fields.insert("sticky".into(), json!(all.len() == 1));
     fields.insert("even".into(), json!(is_even(&answered, all.len())));
-    let service = SocketAddr::new(probe.to, probe.port);
-    let others: BTreeSet<String> = answered
-        .iter()
-        .filter_map(|sample| sample.reply_from.filter(|from| *from != service))
-        .map(|from| format!("other:{from}"))
-        .collect();
-    let from = if others.is_empty() { json!("service") } else { one_or_all(others.into_iter().map(Value::from)) };
-    fields.insert("reply_from".into(), from);
     if let Some(opened) = context.opened {
         let same = |sample: &&Sample| {
             let before = sample.local.and_then(|local| opened.get(&local.port()));
@@ -128,6 +121,20 @@ pub fn tally(samples: &[Sample], name_of: impl Fn(SocketAddr) -> String) -> Vec<
         *counts.entry(text).or_default() += 1;
     }
     counts.into_iter().map(|(text, count)| format!("{count} x {text}")).collect()
+}
+
+/// An echo has no port.
+fn reply_from(probe: &Probe, samples: &[Sample]) -> Option<Value> {
+    let is_service =
+        |from: &SocketAddr| from.ip() == probe.to && (probe.proto == Proto::Icmp || from.port() == probe.port);
+    let answers: Vec<SocketAddr> = samples.iter().filter_map(|sample| sample.reply_from).collect();
+    let others: BTreeSet<String> =
+        answers.iter().filter(|from| !is_service(from)).map(|from| format!("other:{from}")).collect();
+    match (answers.is_empty(), others.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some(json!("service")),
+        (false, false) => Some(one_or_all(others.into_iter().map(Value::from))),
+    }
 }
 
 fn text_of(outcome: Outcome) -> String {

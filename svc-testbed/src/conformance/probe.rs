@@ -80,7 +80,10 @@ pub fn send(probe: &Probe, topology: &mut Topology, memory: &mut Memory) -> Resu
 fn none_held(name: &str) -> Observation {
     let mut fields = Fields::new();
     fields.insert("result".into(), "no-socket".into());
-    Observation { fields, tally: vec![format!("no socket is held under the name {name}: none worked when they were opened")] }
+    Observation {
+        fields,
+        tally: vec![format!("no socket is held under the name {name}: none worked when they were opened")],
+    }
 }
 
 fn remember_held(probe: &Probe, name: &str, samples: &[Sample], memory: &mut Memory) {

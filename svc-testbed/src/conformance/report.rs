@@ -26,8 +26,10 @@ pub fn print(reports: &[Report], modes: &[Mode], with_remarks: bool) -> Totals {
     let heading: Vec<String> = modes.iter().map(|mode| format!("{:<26}", mode.name())).collect();
     println!("{:<width$}  {}", "scenario", heading.concat().trim_end());
     for (scenario, columns) in &table {
-        let cells: Vec<String> =
-            modes.iter().map(|mode| format!("{:<26}", columns.get(mode).map(|report| cell(report)).unwrap_or_default())).collect();
+        let cells: Vec<String> = modes
+            .iter()
+            .map(|mode| format!("{:<26}", columns.get(mode).map(|report| cell(report)).unwrap_or_default()))
+            .collect();
         println!("{scenario:<width$}  {}", cells.concat().trim_end());
     }
     for report in reports {
@@ -66,7 +68,12 @@ fn explain(report: &Report, failures: &[Failure], remark: &str) {
         }
         println!("    {}", failure.probe);
         for difference in &failure.differences {
-            println!("      {}: expected {}, observed {}", difference.field, difference.expected, brief(&difference.observed));
+            println!(
+                "      {}: expected {}, observed {}",
+                difference.field,
+                difference.expected,
+                brief(&difference.observed)
+            );
         }
         for seen in &failure.seen {
             println!("      {seen}");

@@ -110,7 +110,9 @@ fn run_steps(
             let binding = probe.level == Level::Must && (settings.all || !scope::is_node_port(probe));
             report.probes += usize::from(binding);
             let list = if binding { &mut report.failures } else { &mut report.remarks };
-            list.extend(failure.map(|failure| Failure { step: format!("step {}, {}", number + 1, step.note), ..failure }));
+            list.extend(
+                failure.map(|failure| Failure { step: format!("step {}, {}", number + 1, step.note), ..failure }),
+            );
         }
         dataplane.check()?;
     }
@@ -144,7 +146,11 @@ fn run_probe(
 
 fn in_words(probe: &Probe) -> String {
     let proto = format!("{:?}", probe.proto).to_lowercase();
-    let to = if probe.port == 0 { probe.to.to_string() } else { std::net::SocketAddr::new(probe.to, probe.port).to_string() };
+    let to = if probe.port == 0 {
+        probe.to.to_string()
+    } else {
+        std::net::SocketAddr::new(probe.to, probe.port).to_string()
+    };
     let how = match &probe.held {
         Some(name) => format!("on the sockets held as {name}"),
         None => format!("{} x", probe.count),

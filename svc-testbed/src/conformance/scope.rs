@@ -5,15 +5,8 @@ use std::net::IpAddr;
 
 use super::corpus::{Probe, Scenario};
 
-const FEATURES: &[&str] = &[
-    "nodeport",
-    "loadbalancer",
-    "external-ips",
-    "external-policy",
-    "source-ranges",
-    "ip-mode",
-    "health-check",
-];
+const FEATURES: &[&str] =
+    &["nodeport", "loadbalancer", "external-ips", "external-policy", "source-ranges", "ip-mode", "health-check"];
 
 /// kube-apiserver's default range for node ports.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;

@@ -39,7 +39,7 @@ pub const STAGES: &[Stage] = &[
     stage("unit",     "unit and property tests of all crates",                 Units),
     stage("packets",  "packet cases, native",                                  Files(&["packets", "native", "cases"])),
     stage("sources",  "manifests, API server, deploy files",                   Files(&["source", "kubernetes", "manifests", "deploy"])),
-    stage("scenarios", "objects in, map dump out; what a change writes",       Files(&["scenario", "publish", "plan"])),
+    stage("scenarios", "kernel contract, plan rules, objects in and maps out", Files(&["abi", "plan", "index", "publish", "scenario"])),
     stage("kernel",   "verifier gate, packet cases through BPF_PROG_TEST_RUN", Files(&["verifier", "prog", "kernel", "load", "maps"])).privileged(),
     stage("lab",      "interfaces, links, pins, commands in namespaces",       Files(&["lab", "attach", "cli", "observe", "interfaces"])).privileged(),
     stage("traffic",  "real sockets between pods and nodes",                   Files(&["traffic", "demo"])).privileged().slow(),

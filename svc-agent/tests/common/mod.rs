@@ -1,0 +1,182 @@
+//! A private network namespace, BPF file system and cgroup for each test. All of it vanishes with the test's thread,
+//! the cgroup when its guard is dropped. Needs root.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support, used in parts")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
+use futures::TryStreamExt;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::UnshareFlags;
+use svc_agent::datapath::{
+    AttachMode, Capacities, DEFAULT_POD_INTERFACES, Loaded, Options, PinDir, PinLock, Selection, SocketLb, Uplinks,
+};
+use svc_agent::datapath::{Follower, StartError};
+
+pub struct Lab {
+    pub netlink: Handle,
+    pub bpf_root: PathBuf,
+    pub cgroup: Cgroup,
+    _directory: tempfile::TempDir,
+}
+
+/// Runs a test in namespaces of its own.
+pub fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: a fresh thread that shares no file system state with others once this returns.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("tests need root");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        mount("bpf", directory.path(), "bpf", MountFlags::empty(), None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            // Below the mount: a fresh one has files of the kernel's own.
+            let bpf_root = directory.path().join("root");
+            fs::create_dir(&bpf_root).unwrap();
+            let lab = Lab { netlink, bpf_root, cgroup: Cgroup::new(), _directory: directory };
+            test(lab).await;
+        });
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A child cgroup without processes, removed on drop.
+pub struct Cgroup(pub PathBuf);
+
+impl Cgroup {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let root = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("no cgroup2 mounted");
+        let root = Path::new(root.split(' ').nth(1).unwrap());
+        let name = format!("svc-agent-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        fs::create_dir(root.join(&name)).unwrap();
+        Self(root.join(name))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+impl Lab {
+    pub fn pins(&self) -> PinDir {
+        PinDir::new(&self.bpf_root)
+    }
+
+    /// Small maps, default interfaces, hooks in the private cgroup.
+    pub fn options(&self) -> Options {
+        Options {
+            bpf_root: self.bpf_root.clone(),
+            cgroup_root: Some(self.cgroup.0.clone()),
+            socket_lb: SocketLb::All,
+            selection: Selection {
+                pods: DEFAULT_POD_INTERFACES.iter().map(|pattern| pattern.parse().unwrap()).collect(),
+                uplinks: Uplinks::DefaultRoute,
+            },
+            capacities: Capacities { flows: Some(1024) },
+            trace_packets: false,
+            attach_mode: Some(AttachMode::Tcx),
+        }
+    }
+
+    pub async fn add_veth(&self, name: &str, peer: &str) -> u32 {
+        self.netlink.link().add(LinkVeth::new(name, peer).build()).execute().await.unwrap();
+        let index = self.index(name).await;
+        self.netlink.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+        index
+    }
+
+    pub async fn delete(&self, index: u32) {
+        self.netlink.link().del(index).execute().await.unwrap();
+    }
+
+    pub async fn index(&self, name: &str) -> u32 {
+        let mut links = std::pin::pin!(self.netlink.link().get().match_name(name.to_owned()).execute());
+        links.try_next().await.unwrap().unwrap().header.index
+    }
+
+    pub async fn names(&self) -> BTreeMap<u32, String> {
+        let links: Vec<_> = self.netlink.link().get().execute().try_collect().await.unwrap();
+        links
+            .into_iter()
+            .map(|link| {
+                let name = link.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name.clone()),
+                    _ => None,
+                });
+                (link.header.index, name.unwrap())
+            })
+            .collect()
+    }
+
+    /// File names of the pinned links.
+    pub fn links(&self) -> Vec<String> {
+        names_in(&self.pins().links())
+    }
+
+    /// Links by name: link and program identifiers.
+    pub fn link_ids(&self) -> BTreeMap<String, (u32, u32)> {
+        let directory = self.pins().links();
+        let ids = |name: &String| {
+            let info = link_info(&directory.join(name));
+            (info.id(), info.program_id())
+        };
+        self.links().iter().map(|name| (name.clone(), ids(name))).collect()
+    }
+
+    pub fn map_ids(&self) -> BTreeMap<String, u32> {
+        let directory = self.pins().maps();
+        let id = |name: &String| aya::maps::MapInfo::from_pin(directory.join(name)).unwrap().id();
+        names_in(&directory).iter().map(|name| (name.clone(), id(name))).collect()
+    }
+}
+
+pub fn link_info(path: &Path) -> LinkInfo {
+    FdLink::from(PinnedLink::from_pin(path).unwrap()).info().unwrap()
+}
+
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Loads and attaches; the features written are returned.
+pub async fn start(options: Options) -> Result<(Follower, PinLock, Vec<u32>), StartError> {
+    let mut written = Vec::new();
+    let (follower, lock) = Loaded::load(options)?
+        .attach(|features| {
+            written.push(features);
+            Ok::<_, std::convert::Infallible>(())
+        })
+        .await?;
+    Ok((follower, lock, written))
+}
+
+/// Waits until the kernel shows what is expected; fails with the last difference.
+pub async fn eventually<T: PartialEq + std::fmt::Debug>(expected: T, mut look: impl AsyncFnMut() -> T) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = look().await;
+        if found == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "expected {expected:?}, still {found:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
