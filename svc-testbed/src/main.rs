@@ -5,7 +5,7 @@ use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, 
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use svc_testbed::{LabId, client, demo, dns, janitor, lookup, serve};
+use svc_testbed::{LabId, client, conformance, demo, dns, janitor, lookup, serve};
 
 #[derive(Parser)]
 #[command(name = "svc-testbed", about = "Servers, clients and DNS of the network lab")]
@@ -32,6 +32,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         timeout: u64,
     },
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::ConformanceArgs),
     /// The main job as a story in the terminal
     Demo(demo::DemoArgs),
     /// A shell, or another program, on a machine of a lab that was kept
@@ -74,6 +76,7 @@ fn run(command: Command) -> Result<()> {
         Command::Client => block_on(client::run()),
         Command::Lookup(args) => lookup::run(&args),
         Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Enter { lab, machine, program } => enter(lab, &machine, &program),
         Command::Stop { lab } => demo::stop(lab),
