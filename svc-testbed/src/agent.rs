@@ -57,7 +57,8 @@ impl AgentOptions {
     }
 }
 
-fn locate() -> Result<PathBuf> {
+/// `SVC_AGENT_BIN`, else `svc-agent` beside the running program or one directory above.
+pub fn locate() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("SVC_AGENT_BIN") {
         return Ok(path.into());
     }

@@ -3,9 +3,12 @@
 
 use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use svc_testbed::{LabId, client, demo, dns, janitor, lookup, serve};
+
+/// As curl says it.
+const COULD_NOT_CONNECT: i32 = 7;
 
 #[derive(Parser)]
 #[command(name = "svc-testbed", about = "Servers, clients and DNS of the network lab")]
@@ -106,7 +109,8 @@ fn get(url: &str, timeout: Duration) -> Result<()> {
     block_on(async {
         let report = client::fetch(&client::Get { timeout, ..client::Get::to(to, &format!("/{path}")) }).await;
         if let Some(error) = report.error {
-            bail!("failed to connect to {authority} ({to}): {:?}: {error}", report.outcome);
+            eprintln!("failed to connect to {authority} ({to}): {:?}: {error}", report.outcome);
+            std::process::exit(COULD_NOT_CONNECT);
         }
         print!("{}", report.body);
         Ok(())
