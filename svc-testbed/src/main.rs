@@ -5,6 +5,7 @@ use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, 
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use svc_testbed::{LabId, client, demo, dns, janitor, lookup, serve};
 
 /// As curl says it.
@@ -60,6 +61,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    raise_descriptor_limit();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -86,6 +88,13 @@ fn run(command: Command) -> Result<()> {
             .filter(|lab| !lab.owner_is_alive() && (kept || !lab.is_kept()))
             .try_for_each(LabId::remove),
     }
+}
+
+/// A thousand connections are two thousand descriptors, and the usual limit is 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused at worst; then many connections fail with words of their own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn enter(lab: LabId, machine: &str, program: &[String]) -> Result<()> {
