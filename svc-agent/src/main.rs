@@ -1,2 +1,7 @@
-//! The agent.
-fn main() {}
+//! The agent's program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    svc_agent::cli::main()
+}

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use crate::{Lab, Machine, process::Process, wait};
@@ -117,17 +117,18 @@ impl AgentProcess {
         let mut command = self.command("run")?;
         command.args(&self.arguments).args(self.roots());
         self.process = Some(Process::start_logged("svc-agent", &mut command, &self.log)?);
-        wait::until("svc-agent is ready", START_PATIENCE, || {
-            let process = self.process.as_mut().context("svc-agent was not started")?;
+        let (node, process) = (&self.node, self.process.as_mut().context("svc-agent was not started")?);
+        let ready = wait::until("svc-agent is ready", START_PATIENCE, || {
+            // One that ended will not become ready: no reason to wait for that.
             if !process.is_running() {
-                bail!("svc-agent ended");
+                return Ok(Err(anyhow!("svc-agent ended instead of becoming ready")));
             }
-            match http_get(&self.node, Self::HEALTH, "/healthz")? {
-                (200, _) => Ok(()),
+            match http_get(node, Self::HEALTH, "/healthz")? {
+                (200, _) => Ok(Ok(())),
                 (status, body) => Err(anyhow!("/healthz says {status}: {body}")),
             }
-        })
-        .map_err(|error| anyhow!("{error:#}{}", self.last_words()))
+        });
+        ready.and_then(|outcome| outcome).map_err(|error| anyhow!("{error:#}{}", process.last_words()))
     }
 
     /// SIGTERM, and an orderly end.
@@ -173,6 +174,19 @@ impl AgentProcess {
         Process::start(&format!("svc-agent {}", arguments.join(" ")), &mut self.query_command(arguments)?, &log)
     }
 
+    /// Starts `svc-agent monitor` and returns once it listens.
+    pub fn monitor(&self, arguments: &[&str]) -> Result<Process> {
+        let mut monitor = self.follow(&[&["monitor"], arguments].concat())?;
+        wait::until("svc-agent monitor listens", START_PATIENCE, || {
+            if monitor.log().contains("listening") {
+                return Ok(Ok(()));
+            }
+            ensure!(!monitor.is_running(), "it has not said so yet");
+            Ok(Err(anyhow!("svc-agent monitor ended{}", monitor.last_words())))
+        })??;
+        Ok(monitor)
+    }
+
     /// Body of a page of the metrics server.
     pub fn metrics(&self) -> Result<String> {
         match http_get(&self.node, Self::METRICS, "/metrics")? {
@@ -197,6 +211,11 @@ impl AgentProcess {
         self.process.as_ref().map(Process::id)
     }
 
+    /// False after [`AgentProcess::stop`] and when it ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -218,10 +237,6 @@ impl AgentProcess {
         self.node.namespace().place(&mut command);
         self.cgroup.place(&mut command)?;
         Ok(command)
-    }
-
-    fn last_words(&self) -> String {
-        self.process.as_ref().map(Process::last_words).unwrap_or_default()
     }
 }
 

@@ -5,6 +5,8 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod conformance;
+pub mod demo;
 pub mod dns;
 mod lab;
 pub mod lookup;
@@ -18,7 +20,7 @@ mod stdio;
 pub mod wait;
 
 pub use agent::{AgentOptions, AgentProcess};
-pub use client::{Bulk, Client, Get, Load, Outcome, Ping, Sample, Tcp, Udp};
+pub use client::{Bulk, Client, Get, GetReport, Load, Outcome, Ping, Sample, Tcp, Udp};
 pub use lab::{Family, Helper, Kind, Lab, LabBuilder, LabId, Machine, NodeSpec, PodSpec, Shape, janitor};
 pub use manifests::Manifests;
 pub use serve::handle::{Ports, Server};

@@ -1,11 +1,11 @@
 //! The lab's helper program: servers, clients, DNS and the janitor, one subcommand each. Started by the library inside a
-//! machine's namespace and cgroup; `get` and `lookup` are for people.
+//! machine's namespace and cgroup; `demo`, `enter`, `get` and `lookup` are for people.
 
-use std::{net::ToSocketAddrs, time::Duration};
+use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use svc_testbed::{LabId, client, dns, janitor, lookup, serve};
+use svc_testbed::{LabId, client, conformance, demo, dns, janitor, lookup, serve};
 
 #[derive(Parser)]
 #[command(name = "svc-testbed", about = "Servers, clients and DNS of the network lab")]
@@ -32,6 +32,19 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         timeout: u64,
     },
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::ConformanceArgs),
+    /// The main job as a story in the terminal
+    Demo(demo::DemoArgs),
+    /// A shell, or another program, on a machine of a lab that was kept
+    Enter {
+        lab: LabId,
+        machine: String,
+        #[arg(last = true)]
+        program: Vec<String>,
+    },
+    /// End a lab that was kept
+    Stop { lab: LabId },
     /// Remove a lab's remains once its owner is gone
     Janitor {
         #[arg(long)]
@@ -45,20 +58,42 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
-    match cli.command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that Debug would add: the chain of causes is the message.
+            eprintln!("svc-testbed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Dns(args) => block_on(dns::run(args)),
         Command::Client => block_on(client::run()),
         Command::Lookup(args) => lookup::run(&args),
         Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
+        Command::Conformance(args) => conformance::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Enter { lab, machine, program } => enter(lab, &machine, &program),
+        Command::Stop { lab } => demo::stop(lab),
         Command::Janitor { owner } => janitor::watch(owner),
         Command::Cleanup { kept } => LabId::all()
             .into_iter()
             .filter(|lab| !lab.owner_is_alive() && (kept || !lab.is_kept()))
             .try_for_each(LabId::remove),
     }
+}
+
+fn enter(lab: LabId, machine: &str, program: &[String]) -> Result<()> {
+    let shell = ["bash".to_owned(), "--norc".to_owned()];
+    let program = if program.is_empty() { shell.as_slice() } else { program };
+    let mut command = lab.command(machine, &program[0])?;
+    command.args(&program[1..]).env("PS1", format!("{machine}$ "));
+    Err(command.exec()).with_context(|| format!("cannot run {}", program[0]))
 }
 
 fn get(url: &str, timeout: Duration) -> Result<()> {

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -123,6 +124,9 @@ impl Drop for Process {
 }
 
 fn spawn(name: &str, command: &mut Command) -> Result<Child> {
+    // A session of its own: Ctrl-C ends the owner, and the owner's end is what ends the lab's processes, in order.
+    // SAFETY: the closure makes one system call and allocates nothing, as is required between fork and exec.
+    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
     command.spawn().with_context(|| format!("cannot start {name} ({})", command.get_program().display()))
 }
 

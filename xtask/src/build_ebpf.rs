@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 use crate::bpf_linker::{self, BpfLinker, LINKER_VARIABLE};
 use crate::process;
@@ -82,9 +84,10 @@ pub fn cargo_for_bpf(toolchain: &Toolchain, linker: &BpfLinker, action: &str, ta
     cargo
 }
 
-/// Copies atomically, and only when the content differs: svc-agent is rebuilt when the file changes.
+/// Writes atomically, and only when the content differs: svc-agent is rebuilt when the file changes.
 fn replace_if_changed(built: &Path, object: &Path) -> Result<bool> {
     let content = fs::read(built).with_context(|| format!("cargo left no object at {}", built.display()))?;
+    let content = without_dwarf(&content).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(object).is_ok_and(|present| present == content) {
         return Ok(false);
     }
@@ -94,4 +97,23 @@ fn replace_if_changed(built: &Path, object: &Path) -> Result<bool> {
     fs::write(&fresh, content).with_context(|| format!("cannot write {}", fresh.display()))?;
     fs::rename(&fresh, object).with_context(|| format!("cannot write {}", object.display()))?;
     Ok(true)
+}
+
+/// The linker needs DWARF to make BTF of it; afterwards it is three quarters of a file that the agent carries around.
+fn without_dwarf(object: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in builder.sections.iter_mut() {
+        section.delete =
+            [".debug_", ".rel.debug_"].iter().any(|beginning| section.name.starts_with(beginning.as_bytes()));
+    }
+    builder.delete_orphans();
+    // LLVM keeps all names in one table; the writer wants a table of its own for those of sections.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut content = Vec::new();
+    builder.write(&mut content)?;
+    Ok(content)
 }

@@ -4,6 +4,8 @@
 mod bpf_linker;
 mod build;
 mod build_ebpf;
+mod conformance;
+mod demo;
 mod deploy_check;
 mod docs_check;
 mod image;
@@ -13,7 +15,8 @@ mod process;
 mod test;
 mod toolchain;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -29,20 +32,33 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Build one static svc-agent binary with the eBPF object inside
     Build(build::Options),
+    /// A pod reaches a ClusterIP, as a story in the terminal
+    Demo(demo::Options),
     /// Run all tests; as root for the levels that need a kernel
     Test(test::Options),
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::Options),
     /// Formatting, clippy for both targets, documents, deploy files
     Lint,
     /// Build the container image, or its build context
     Image(image::Options),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

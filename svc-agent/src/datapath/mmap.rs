@@ -68,6 +68,15 @@ impl ArrayMapping {
         Ok(())
     }
 
+    /// Changes a word in one step: parts of it that others write meanwhile are kept.
+    pub fn update(&self, index: u32, word: usize, change: impl Fn(u64) -> u64) -> io::Result<()> {
+        if !self.protection.contains(ProtFlags::WRITE) {
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        }
+        self.word(index, word)?.update(Ordering::AcqRel, Ordering::Acquire, change);
+        Ok(())
+    }
+
     /// The first `N` words of an element.
     pub fn element<const N: usize>(&self, index: u32) -> io::Result<[u64; N]> {
         let mut words = [0; N];

@@ -1,4 +1,148 @@
 //! The only part that knows aya: load, pin, attach, map access.
+//! [`Loaded::load`] adopts or creates the maps and loads the programs; [`Loaded::attach`] puts them in place of the old
+//! ones. Between the two the caller may read the maps; the old programs are at work until the second.
 
+mod attach;
+mod cgroup;
+mod cleanup;
+pub mod events;
+mod features;
+mod interfaces;
+mod load;
 pub mod maps;
 mod mmap;
+mod netlink;
+mod pin;
+mod preflight;
+mod sys;
+mod tc;
+mod trace;
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::Ebpf;
+
+pub use attach::{FollowError, Follower, InterfaceCounts};
+pub use cgroup::{HookError, SocketLb};
+pub use cleanup::{CleanupError, Removed, remove};
+pub use features::Features;
+pub use interfaces::{DEFAULT_POD_INTERFACES, NodeAddresses, Pattern, PatternError, Role, Selection, Uplinks};
+pub use load::{CLASSIFIERS, Capacities, HOOKS, LoadError, Programs, Variant, load};
+pub use pin::{PinDir, PinError, PinLock};
+pub use preflight::PreflightError;
+pub use tc::AttachMode;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub bpf_root: PathBuf,
+    /// `None`: the first cgroup v2 hierarchy that is mounted.
+    pub cgroup_root: Option<PathBuf>,
+    pub socket_lb: SocketLb,
+    pub selection: Selection,
+    pub capacities: Capacities,
+    pub trace_packets: bool,
+    /// `None`: links where the kernel has them.
+    pub attach_mode: Option<AttachMode>,
+}
+
+/// Why the datapath cannot be set up.
+#[derive(thiserror::Error, Debug)]
+pub enum StartError {
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error("cannot find out what the kernel offers: {0}")]
+    Features(io::Error),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    #[error("cannot switch the programs to --socket-lb: {0}")]
+    Configure(String),
+}
+
+/// Maps in place, programs accepted by the kernel, nothing of the old attachment changed yet.
+pub struct Loaded {
+    options: Options,
+    pins: PinDir,
+    lock: PinLock,
+    features: Features,
+    cgroup_root: Option<PathBuf>,
+    programs: Programs,
+    ebpf: Ebpf,
+}
+
+impl Loaded {
+    /// Checks what must be there, takes the lock, adopts or creates the maps, loads the programs.
+    pub fn load(options: Options) -> Result<Self, StartError> {
+        preflight::check(&options.bpf_root)?;
+        preflight::raise_memory_lock_limit();
+        let cgroup_root = match options.socket_lb {
+            SocketLb::Off => None,
+            SocketLb::All | SocketLb::Host => Some(preflight::cgroup_root(options.cgroup_root.as_deref())?),
+        };
+        let pins = PinDir::new(&options.bpf_root);
+        pins.create()?;
+        let lock = pins.lock()?;
+        let features = Features::probe().map_err(StartError::Features)?;
+        if options.socket_lb == SocketLb::Host && features.netns_cookie.is_none() {
+            return Err(PreflightError::NoNetnsCookie.into());
+        }
+        let variant = Variant {
+            trace: options.trace_packets,
+            coarse_clock: features.coarse_clock,
+            set_retval: features.set_retval,
+            ipv6_csum_flag: features.ipv6_csum_flag,
+            host_netns_cookie: features.netns_cookie.unwrap_or(0),
+        };
+        let (ebpf, programs) = load(Some(&pins), &variant, options.capacities)?;
+        tracing::info!(?features, "programs loaded");
+        Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })
+    }
+
+    pub fn pins(&self) -> &PinDir {
+        &self.pins
+    }
+
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Replaces the programs on every interface and hook. `set_features` writes [`svc_common::Config::features`]: it is
+    /// called when the hooks that the bits speak of are there, and before they go.
+    pub async fn attach<E: std::fmt::Display>(
+        mut self,
+        mut set_features: impl FnMut(u32) -> Result<(), E>,
+    ) -> Result<(Follower, PinLock), StartError> {
+        let mode = match self.options.attach_mode {
+            Some(mode) => mode,
+            None if self.features.tcx => AttachMode::Tcx,
+            None => AttachMode::Clsact,
+        };
+        let mut configure = || {
+            set_features(self.options.socket_lb.features()).map_err(|error| StartError::Configure(error.to_string()))
+        };
+        match &self.cgroup_root {
+            Some(root) => {
+                cgroup::attach_hooks(&self.programs, &self.pins, root)?;
+                configure()?;
+            }
+            None => {
+                configure()?;
+                let detached = cgroup::detach_hooks(&self.pins)?;
+                if detached > 0 {
+                    tracing::info!(detached, "socket hooks detached");
+                }
+            }
+        }
+        if self.options.trace_packets {
+            trace::forward(&mut self.ebpf);
+        }
+        let follower = Follower::start(mode, self.pins, self.programs, self.options.selection).await?;
+        Ok((follower, self.lock))
+    }
+}

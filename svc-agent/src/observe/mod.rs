@@ -1,1 +1,26 @@
-//! Metrics, health, and reading the pinned maps for people.
+//! Looks at the datapath and shows it: lists for `svc-agent get`, lines for `monitor`, metrics and health over HTTP.
+//! Never writes to a map. Rows are pure functions of what a [`reader::MapReader`] answers; `datapath` has the real one.
+//! The fields of every JSON form are listed at its row type and stay stable.
+
+pub mod backends;
+mod collect;
+pub mod drops;
+pub mod events;
+mod exposition;
+pub mod flows;
+pub mod health;
+pub mod label;
+mod metrics;
+pub mod pinned;
+pub mod print;
+mod process;
+pub mod reader;
+mod serve;
+pub mod services;
+mod shared;
+
+pub use collect::SourceState;
+pub use pinned::PinnedMaps;
+pub use reader::{MapReader, ReadError};
+pub use serve::{health_router, metrics_router, serve};
+pub use shared::{Endpoint, Settings, Shared};

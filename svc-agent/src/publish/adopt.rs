@@ -94,7 +94,7 @@ impl Found {
         for (frontend, index) in std::mem::take(&mut self.frontends) {
             match self.entries.get(&index) {
                 Some(entry) if Frontend::of_entry(entry) == frontend => {
-                    drop(publisher.frontends.insert(frontend, index))
+                    publisher.frontends.insert(frontend, index);
                 }
                 _ => publisher.stale_frontends.push(frontend),
             }

@@ -71,11 +71,13 @@ struct Memory {
     names: Mutex<BTreeMap<u32, ServiceName>>,
 }
 
+type Watcher = Box<dyn FnMut(&MemoryMaps) + Send>;
+
 /// One handle on a memory.
 pub struct MemoryMaps {
     memory: Arc<Memory>,
     log: Vec<Write>,
-    watcher: Option<Box<dyn FnMut(&MemoryMaps)>>,
+    watcher: Option<Watcher>,
 }
 
 impl MemoryMaps {
@@ -104,7 +106,7 @@ impl MemoryMaps {
     }
 
     /// Called after every single write.
-    pub fn watch(&mut self, watcher: impl FnMut(&MemoryMaps) + 'static) {
+    pub fn watch(&mut self, watcher: impl FnMut(&MemoryMaps) + Send + 'static) {
         self.watcher = Some(Box::new(watcher));
     }
 

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod allocate;
+mod apply;
 mod error;
 pub mod faulty;
 pub mod maps;

@@ -20,7 +20,7 @@ struct Unseen {
 
 impl<M: Maps> Publisher<M> {
     /// Brings one service from what the maps hold to `goal`; says whether anything was written.
-    /// After an error the service is what it was before, except for independent facts of it.
+    /// After an error new flows find what they found before.
     pub(super) fn settle(&mut self, now: Instant, index: u32, goal: &Goal) -> Result<bool, MapsError> {
         let Some(record) = self.records.get_mut(&index) else { return Ok(false) };
         let mut changed = false;
@@ -29,9 +29,19 @@ impl<M: Maps> Publisher<M> {
             record.affinity_timeout = goal.affinity_timeout;
             changed = true;
         }
+        for backend in &mut record.backends {
+            let wanted = goal.backends.binary_search_by_key(&backend.target, |wanted| wanted.target);
+            if let Some(wanted) = wanted.ok().and_then(|position| goal.backends.get(position))
+                && wanted.flags != backend.flags
+            {
+                self.maps.write_backend_flags(backend.index, wanted.flags)?;
+                backend.flags = wanted.flags;
+                changed = true;
+            }
+        }
         let publish = must_publish(record, goal);
         let steps: Vec<Step> = steps(&record.backends, &goal.backends).collect();
-        if !publish && steps.iter().all(|step| matches!(step, Step::Keep(have, want) if have.flags == want.flags)) {
+        if !publish && steps.iter().all(|step| matches!(step, Step::Keep(..))) {
             return Ok(changed);
         }
         let frontend = record.frontend;
@@ -68,12 +78,7 @@ impl<M: Maps> Publisher<M> {
                     unseen.begun.push(backend);
                     next.push(backend);
                 }
-                Step::Keep(have, want) => {
-                    if have.flags != want.flags {
-                        self.maps.write_backend_flags(have.index, want.flags)?;
-                    }
-                    next.push(Backend { flags: want.flags, slotted: want.slotted, ..have });
-                }
+                Step::Keep(have, want) => next.push(Backend { slotted: want.slotted, ..have }),
                 Step::End(_) => {}
             }
         }

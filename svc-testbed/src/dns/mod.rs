@@ -104,6 +104,8 @@ impl RequestHandler for Handler {
         });
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
+        // There is nothing to recurse to, but resolvers warn about servers that refuse to.
+        metadata.recursion_available = true;
         metadata.response_code = code;
         let response =
             MessageResponseBuilder::from_message_request(request).build(metadata, answers.iter(), [], [], []);

@@ -47,6 +47,9 @@ const FORWARDING_SYSCTLS: &[(&str, &str)] =
     &[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"), ("net/ipv6/conf/default/forwarding", "1")];
 
 pub(super) fn build(builder: LabBuilder) -> Result<Lab> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("the lab makes network namespaces and cgroups: run it as root");
+    }
     let helper = match builder.helper {
         Some(helper) => helper,
         None => Helper::locate()?,

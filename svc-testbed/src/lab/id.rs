@@ -5,13 +5,14 @@ use std::{
     collections::BTreeSet,
     fmt, fs, io,
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
+    str::FromStr,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result};
 
-use crate::{cgroup::Cgroup, netns::Namespace};
+use crate::{cgroup::Cgroup, netns::Namespace, resolver};
 
 const STATE_DIR: &str = "/run/svc-testbed";
 const BPFFS: &str = "/sys/fs/bpf";
@@ -100,10 +101,40 @@ impl LabId {
         cgroup.and(pins).and(state)
     }
 
+    /// A command on one of the lab's machines, from a process that did not build the lab.
+    pub fn command(self, machine: &str, program: &str) -> Result<Command> {
+        let namespace = Namespace::open(&self.namespace(machine))?;
+        let mut command = Command::new(program);
+        // Pods are below their node, a node's own processes in `host`.
+        let cgroups =
+            fs::read_dir(self.cgroup()?).into_iter().flatten().flatten().map(|entry| entry.path().join(machine));
+        let host = self.cgroup()?.join(machine).join("host");
+        let cgroup = cgroups.chain([host]).find(|path| path.is_dir());
+        let cgroup = cgroup.with_context(|| format!("lab {self} has no cgroup for {machine}"))?;
+        Cgroup::create(cgroup)?.place(&mut command)?;
+        namespace.place(&mut command);
+        let resolv_conf = self.resolv_conf(machine);
+        if resolv_conf.exists() {
+            resolver::place(&mut command, &resolv_conf)?;
+        }
+        Ok(command)
+    }
+
+    pub(super) fn resolv_conf(self, machine: &str) -> PathBuf {
+        self.state_dir().join(format!("{machine}.resolv.conf"))
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
-        let id = Self { owner: parts.next()?.parse().ok()?, number: parts.next()?.parse().ok()? };
-        Some(id)
+        Some(Self { owner: parts.next()?.parse().ok()?, number: parts.next()?.parse().ok()? })
+    }
+}
+
+impl FromStr for LabId {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text).with_context(|| format!("{text} is not a lab: two numbers, as in 4711-1"))
     }
 }
 

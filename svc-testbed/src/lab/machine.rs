@@ -130,6 +130,10 @@ impl Machine {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let mut command = Command::new(program);
         self.place(&mut command)?;
+        // A pod knows nothing of the proxy that the machine around it may use.
+        for variable in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(variable).env_remove(variable.to_uppercase());
+        }
         Ok(command)
     }
 
@@ -189,6 +193,6 @@ impl Machine {
     }
 
     fn resolv_conf(&self) -> PathBuf {
-        self.shared.id.state_dir().join(format!("{}.resolv.conf", self.name))
+        self.shared.id.resolv_conf(&self.name)
     }
 }

@@ -167,10 +167,17 @@ impl Maps for KernelMaps {
     }
 
     fn write_config(&mut self, field: ConfigField) -> Result<(), MapsError> {
-        let before: [u64; 4] = bytemuck::cast(self.read_config()?);
-        let after: [u64; 4] = bytemuck::cast(words::with_field(bytemuck::cast(before), field));
-        for position in (0..config_word::COUNT).filter(|position| before[*position] != after[*position]) {
-            store(&self.config, map::CONFIG, 0, position, after[position])?;
+        // A monitor writes its time beside an agent that writes the node's address: one word holds both.
+        for position in 0..config_word::COUNT {
+            let with_field = |word| {
+                let mut words = [0u64; config_word::COUNT];
+                words[position] = word;
+                bytemuck::cast::<_, [u64; config_word::COUNT]>(words::with_field(bytemuck::cast(words), field))
+                    [position]
+            };
+            if with_field(0) != 0 || with_field(u64::MAX) != u64::MAX {
+                self.config.update(0, position, with_field).map_err(refused(map::CONFIG, "write"))?;
+            }
         }
         Ok(())
     }
@@ -214,6 +221,11 @@ impl Maps for KernelMaps {
 }
 
 impl KernelMaps {
+    /// `None` if the service has no name, or no longer.
+    pub fn read_name(&self, index: u32) -> Result<Option<ServiceName>, MapsError> {
+        self.names.get(&index)
+    }
+
     /// The word that holds port, flags and generation.
     fn write_state(&self, index: u32, entry: BackendEntry) -> Result<(), MapsError> {
         let words: [u64; 4] = bytemuck::cast(entry);

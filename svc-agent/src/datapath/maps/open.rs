@@ -31,7 +31,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn refused(map: &'static str) -> impl FnOnce(MapError) -> Self {
+    pub(in crate::datapath) fn refused(map: &'static str) -> impl FnOnce(MapError) -> Self {
         move |error| {
             let source = match error {
                 MapError::SyscallError(error) => error.io_error,

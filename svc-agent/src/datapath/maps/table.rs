@@ -35,6 +35,24 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> Table<K, V> {
         self.capacity
     }
 
+    pub fn get(&self, key: &K) -> Result<Option<V>, MapsError> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.error("read", error)),
+        }
+    }
+
+    /// Counts without keeping what is read.
+    pub fn count(&self) -> Result<u64, MapsError> {
+        let mut count = 0;
+        match read_batches(&self.fd, 1, |_: &K, _: &[V]| count += 1) {
+            Err(error) if batch::is_unsupported(&error) => Ok(self.map.keys().filter(Result::is_ok).count() as u64),
+            Err(source) => Err(MapsError::Refused { map: self.name, action: "read", source }),
+            Ok(()) => Ok(count),
+        }
+    }
+
     pub fn insert(&mut self, key: &K, value: &V) -> Result<(), MapsError> {
         self.map.insert(key, value, 0).map_err(|error| self.error("write", error))
     }

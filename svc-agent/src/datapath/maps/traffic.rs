@@ -49,6 +49,16 @@ impl Traffic {
         self.flows_v6.entries()
     }
 
+    /// Entries in FLOWS_V4 and FLOWS_V6.
+    pub fn flow_counts(&self) -> Result<[u64; 2], MapsError> {
+        Ok([self.flows_v4.count()?, self.flows_v6.count()?])
+    }
+
+    /// Entries FLOWS_V4 and FLOWS_V6 can hold.
+    pub fn flow_capacities(&self) -> [u32; 2] {
+        [self.flows_v4.capacity(), self.flows_v6.capacity()]
+    }
+
     pub fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityValue)>, MapsError> {
         self.affinity.entries()
     }

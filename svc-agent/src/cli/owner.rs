@@ -1,0 +1,195 @@
+//! The one task that owns cluster state and maps: source events → index → plan → publish. What is queued is taken
+//! together and at once; nothing waits for more to come, nothing is written before the first lists are complete.
+//! Neighbour: `run` sets it up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use svc_common::{AddrV4, AddrV6, map};
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::{oneshot, watch};
+use tokio::time::sleep_until;
+
+use crate::datapath::maps::KernelMaps;
+use crate::datapath::{InterfaceCounts, NodeAddresses};
+use crate::index::{Changes, Index};
+use crate::model::ObjectName;
+use crate::observe::Shared;
+use crate::plan::plan_affected;
+use crate::publish::{ConfigField, MapsError, PublishError, Publisher};
+use crate::source::SourceEvent;
+
+/// Events taken from the queue at once.
+const BATCH: usize = 1024;
+/// Services planned and published between two looks at other tasks.
+const CHUNK: usize = 512;
+
+pub struct Owner {
+    pub index: Index,
+    pub publisher: Publisher<KernelMaps>,
+    pub shared: Arc<Shared>,
+    pub events: Receiver<SourceEvent>,
+    /// What the node's interfaces say; the Node object's own addresses come first.
+    pub uplinks: watch::Receiver<NodeAddresses>,
+    pub interfaces: watch::Receiver<InterfaceCounts>,
+    /// Cgroup hooks attached.
+    pub hooks: usize,
+    /// Told once, when everything that exists is in the maps.
+    pub ready: Option<oneshot::Sender<()>>,
+    pub written: NodeAddresses,
+}
+
+impl Owner {
+    /// Runs until the source ends. Dropping the future between two events leaves the maps in order.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        self.report_interfaces();
+        loop {
+            let deadline = self.publisher.deadline();
+            tokio::select! {
+                count = self.events.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.take(&mut batch).await;
+                }
+                () = at(deadline) => self.tick(),
+                Ok(()) = self.uplinks.changed() => self.write_node_addresses(),
+                Ok(()) = self.interfaces.changed() => self.report_interfaces(),
+            }
+        }
+    }
+
+    async fn take(&mut self, batch: &mut Vec<SourceEvent>) {
+        let received = Instant::now();
+        self.shared.update_queued();
+        for event in batch.drain(..) {
+            self.note(&event);
+            self.index.apply(event);
+        }
+        if !self.index.is_synced() {
+            return;
+        }
+        let changes = self.index.take_changes();
+        self.publish(&changes, received).await;
+        if let Some(ready) = self.ready.take() {
+            self.finish_first_sync();
+            // Nobody waits for it any more: the agent is being stopped.
+            let _ = ready.send(());
+        }
+        self.shared.update_done(received.elapsed());
+    }
+
+    fn note(&self, event: &SourceEvent) {
+        self.shared.source_event();
+        match event {
+            SourceEvent::ServiceApplied(_) | SourceEvent::ServiceDeleted(_) => self.shared.service_changed(),
+            SourceEvent::SliceApplied(_) | SourceEvent::SliceDeleted(_) => self.shared.endpoints_changed(),
+            SourceEvent::NodeApplied(node) => self.shared.node_changed(node),
+            SourceEvent::NodeDeleted => self.shared.node_deleted(),
+            SourceEvent::ListStarted(_) | SourceEvent::ListCompleted(_) | SourceEvent::Kept(..) => {}
+        }
+    }
+
+    async fn publish(&mut self, changes: &Changes, received: Instant) {
+        // Before the services: their first packet may already need it.
+        if changes.node || self.ready.is_some() {
+            self.write_node_addresses();
+        }
+        for chunk in changes.services.chunks(CHUNK) {
+            self.publish_chunk(chunk);
+            self.shared.change_visible(received);
+            if changes.services.len() > CHUNK {
+                tokio::task::yield_now().await;
+            }
+        }
+        for trigger in &changes.triggers {
+            self.shared.trigger_visible(*trigger);
+        }
+    }
+
+    fn publish_chunk(&mut self, services: &[ObjectName]) {
+        let plans: Vec<_> = services.iter().map(|name| (name, plan_affected(&self.index, name))).collect();
+        let plans = plans.iter().map(|(name, plans)| (*name, plans.as_slice()));
+        let published = self.publisher.publish_services(Instant::now(), plans);
+        for failure in &published.failures {
+            tracing::error!("{failure}");
+            self.count_failure(failure);
+        }
+    }
+
+    fn tick(&mut self) {
+        // What fails again was reported when it failed first.
+        for failure in &self.publisher.tick(Instant::now()).failures {
+            tracing::debug!("{failure}");
+            self.count_failure(failure);
+        }
+    }
+
+    fn count_failure(&self, failure: &PublishError) {
+        match failure {
+            PublishError::Full { map, .. } => self.shared.publish_failed(map),
+            PublishError::Refused { source, .. } => self.shared.publish_failed(source.map()),
+            PublishError::FrontendTaken { .. } => {}
+        }
+    }
+
+    fn finish_first_sync(&mut self) {
+        let removed = self.publisher.prune(Instant::now());
+        self.shared.source_synced();
+        let stats = self.publisher.stats();
+        tracing::info!(
+            services = stats.services,
+            backends = stats.backends,
+            pending = stats.pending,
+            removed,
+            "everything in the cluster is in the maps"
+        );
+    }
+
+    fn write_node_addresses(&mut self) {
+        if !self.index.is_synced() {
+            return;
+        }
+        let own = NodeAddresses::of(&self.index.node().addresses);
+        let uplink = *self.uplinks.borrow_and_update();
+        let wanted = NodeAddresses { v4: own.v4.or(uplink.v4), v6: own.v6.or(uplink.v6) };
+        if wanted == self.written {
+            return;
+        }
+        match self.try_write(wanted) {
+            Ok(()) => {
+                tracing::info!(v4 = ?wanted.v4, v6 = ?wanted.v6, "node addresses");
+                self.written = wanted;
+            }
+            Err(error) => {
+                self.shared.publish_failed(map::CONFIG);
+                tracing::error!(%error, "cannot write the node's addresses");
+            }
+        }
+    }
+
+    fn try_write(&mut self, wanted: NodeAddresses) -> Result<(), MapsError> {
+        match wanted.v4 {
+            Some(address) => self.publisher.write_node_address(address.into())?,
+            None => self.publisher.write_config(ConfigField::NodeV4(AddrV4::default()))?,
+        }
+        match wanted.v6 {
+            Some(address) => self.publisher.write_node_address(address.into()),
+            None => self.publisher.write_config(ConfigField::NodeV6(AddrV6::default())),
+        }
+    }
+
+    fn report_interfaces(&mut self) {
+        let counts = *self.interfaces.borrow_and_update();
+        self.shared.set_interfaces(counts.pods + counts.uplinks + self.hooks, counts.pending);
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        // Never in a loop without pause, whatever the publisher says.
+        Some(deadline) => sleep_until(deadline.max(Instant::now() + Duration::from_millis(1)).into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,143 @@
+//! `svc-agent run`: puts the parts together, in the order that keeps a running datapath working, and ends them.
+//! The loop itself is `owner`'s.
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use svc_common::ABI_VERSION;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing_subscriber::EnvFilter;
+
+use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
+use super::owner::Owner;
+use crate::datapath::maps::{Access, KernelMaps};
+use crate::datapath::{HOOKS, Loaded, NodeAddresses, SocketLb};
+use crate::index::Index;
+use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
+use crate::publish::{ConfigField, Publisher};
+use crate::source::{SourceEvent, SourceStats, kubernetes, manifests};
+
+/// Events in flight between source and owner.
+const QUEUE: usize = 1024;
+/// One for the owner, one for interfaces, source and servers: a long publication must not hold up a new pod.
+const WORKERS: usize = 2;
+
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let config = args.resolve()?;
+    log_to_stderr(config.log_format);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(run_agent(config))
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+async fn run_agent(config: RunConfig) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        outcome = work(config) => outcome,
+        _ = terminate.recv() => stopped("SIGTERM"),
+        _ = interrupt.recv() => stopped("SIGINT"),
+    }
+}
+
+fn stopped(signal: &str) -> anyhow::Result<()> {
+    tracing::info!(signal, "stopping; the datapath goes on");
+    Ok(())
+}
+
+/// Returns only when something has failed for good.
+async fn work(config: RunConfig) -> anyhow::Result<()> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name,
+        source = ?config.source,
+        socket_lb = ?config.datapath.socket_lb,
+        cluster_cidrs = ?config.cluster_cidrs,
+        service_cidrs = ?config.service_cidrs,
+        "starting"
+    );
+    // Sets nothing in motion yet, but finds what is wrong with it before the datapath is touched.
+    let source_stats = Arc::new(SourceStats::default());
+    let (sender, events) = mpsc::channel(QUEUE);
+    let source = prepare_source(&config, Arc::clone(&source_stats), sender).await?;
+
+    let hooks = if config.datapath.socket_lb == SocketLb::Off { 0 } else { HOOKS.len() };
+    let bpf_root = config.datapath.bpf_root.clone();
+    let loaded = Loaded::load(config.datapath)?;
+    let maps = KernelMaps::open_pinned(&loaded.pins().maps(), Access::ReadWrite)?;
+    let (mut publisher, adopted) = Publisher::adopt(maps, Instant::now()).context("cannot read the maps")?;
+    tracing::info!(?adopted, "maps opened");
+    publisher.write_config(ConfigField::AbiVersion(ABI_VERSION))?;
+    let (follower, _lock) = loaded.attach(|bits| publisher.write_config(ConfigField::Features(bits))).await?;
+
+    let shared = Shared::new(Settings { service_metrics: config.service_metrics, ..Settings::default() });
+    shared.attach_maps(Box::new(PinnedMaps::open(&bpf_root)?));
+    shared.attach_source(move || SourceState::all(&source_stats));
+    tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, None));
+
+    let (ready, is_ready) = oneshot::channel();
+    let owner = Owner {
+        index: Index::new(&config.node_name),
+        publisher,
+        shared: Arc::clone(&shared),
+        events,
+        uplinks: follower.addresses(),
+        interfaces: follower.counts(),
+        hooks,
+        ready: Some(ready),
+        written: NodeAddresses::default(),
+    };
+    let follower = tokio::spawn(follower.run());
+    let source = tokio::spawn(source);
+    let owner = tokio::spawn(owner.run());
+    tokio::spawn(async move {
+        if is_ready.await.is_ok() {
+            tracing::info!("ready");
+            serve(shared, None, config.healthz_address).await;
+        }
+    });
+    tokio::select! {
+        ended = follower => ended?.context("interfaces are no longer followed"),
+        ended = source => ended?.and(Err(anyhow!("the source ended"))),
+        ended = owner => ended.map_err(Into::into).and(Err(anyhow!("the source ended"))),
+    }
+}
+
+type Source = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+async fn prepare_source(
+    config: &RunConfig,
+    stats: Arc<SourceStats>,
+    sender: mpsc::Sender<SourceEvent>,
+) -> anyhow::Result<Source> {
+    match &config.source {
+        SourceChoice::Kubernetes(kubeconfig) => {
+            let client = kubernetes::connect(kubeconfig.as_deref()).await?;
+            let options = kubernetes::Options::new(&config.node_name);
+            Ok(Box::pin(async move {
+                kubernetes::run(client, options, stats, sender).await;
+                Ok(())
+            }))
+        }
+        SourceChoice::Manifests(directory) => {
+            let options = manifests::Options::new(directory.clone(), &config.node_name);
+            Ok(Box::pin(async move { Ok(manifests::run(options, stats, sender).await?) }))
+        }
+    }
+}

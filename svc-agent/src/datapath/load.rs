@@ -1,0 +1,194 @@
+//! Loads the embedded object: adopts pinned maps or creates and pins them, fixes the programs' read-only globals, and
+//! passes every program through the verifier. Attaches nothing: the old programs keep running until `tc` and `cgroup`
+//! replace them. Neighbours: `features` says which variant, `pin` where the maps are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{MapError, MapInfo};
+use aya::programs::{Program, ProgramError, ProgramFd};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use svc_common::{map, program};
+
+use super::pin::PinDir;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
+
+/// Ring buffer of aya-log: belongs to one load, never pinned.
+const LOG_MAP: &str = "AYA_LOGS";
+/// What an operator can use of a verifier log is at its end.
+const LOG_LINES: usize = 40;
+
+#[derive(thiserror::Error, Debug)]
+pub enum LoadError {
+    #[error(
+        "pinned map {map} has {property} {found}, this agent needs {wanted}: it was left by another version or other \
+         options. Start with the options used before, or remove it with `svc-agent cleanup` (flows are lost)"
+    )]
+    MapMismatch { map: String, property: &'static str, found: u32, wanted: u32 },
+    #[error("cannot read the pinned map {map}: {error}; `svc-agent cleanup` removes it")]
+    MapUnreadable { map: String, error: MapError },
+    #[error("the kernel refused program {program}: {error}\n{log}")]
+    Verifier { program: String, error: io::Error, log: String },
+    #[error("cannot load program {program}: {error}")]
+    Program { program: String, error: ProgramError },
+    #[error("the object has no program {program}: it does not belong to this agent")]
+    ProgramMissing { program: &'static str },
+    #[error("cannot load the object: {}", chain(.0))]
+    Object(EbpfError),
+    #[error("cannot read the object: {0}")]
+    Parse(#[from] aya_obj::ParseError),
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |message, source| format!("{message}: {source}"))
+}
+
+/// The read-only globals of the programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Variant {
+    pub trace: bool,
+    pub coarse_clock: bool,
+    pub set_retval: bool,
+    pub ipv6_csum_flag: bool,
+    /// Zero if unknown.
+    pub host_netns_cookie: u64,
+}
+
+/// Entries of the maps an operator may want to size; `None` leaves the object's default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Capacities {
+    /// Of each address family.
+    pub flows: Option<u32>,
+}
+
+impl Capacities {
+    fn of(self, name: &str) -> Option<u32> {
+        match name {
+            map::FLOWS_V4 | map::FLOWS_V6 => self.flows,
+            _ => None,
+        }
+    }
+}
+
+/// All programs, accepted by the kernel, by name.
+pub struct Programs(BTreeMap<&'static str, ProgramFd>);
+
+pub const CLASSIFIERS: [&str; 4] =
+    [program::POD_INGRESS, program::POD_EGRESS, program::UPLINK_INGRESS, program::UPLINK_EGRESS];
+
+pub const HOOKS: [&str; 8] = [
+    program::CONNECT4,
+    program::CONNECT6,
+    program::SENDMSG4,
+    program::SENDMSG6,
+    program::RECVMSG4,
+    program::RECVMSG6,
+    program::GETPEERNAME4,
+    program::GETPEERNAME6,
+];
+
+impl Programs {
+    pub fn get(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        let program = self.0.get(name).ok_or(LoadError::ProgramMissing { program: name })?;
+        Ok(program.as_fd())
+    }
+}
+
+/// Creates or adopts the maps and loads all programs. With `pins` the maps are pinned there, without they live as long
+/// as the result. The [`Ebpf`] is needed for the log ring buffer only and may be dropped.
+pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) -> Result<(Ebpf, Programs), LoadError> {
+    let wanted = wanted_maps(capacities)?;
+    let mut loader = EbpfLoader::new();
+    for (name, map) in &wanted {
+        loader.map_max_entries(name, map.max_entries());
+        if let Some(pins) = pins {
+            check_adoption(pins, name, map)?;
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    let flags = [variant.trace, variant.coarse_clock, variant.set_retval, variant.ipv6_csum_flag].map(u8::from);
+    let [trace, coarse_clock, set_retval, ipv6_csum_flag] = &flags;
+    let mut ebpf = loader
+        // No program relocates against the kernel's types.
+        .btf(None)
+        .override_global("TRACE", trace, true)
+        .override_global("HAVE_COARSE_CLOCK", coarse_clock, true)
+        .override_global("HAVE_SET_RETVAL", set_retval, true)
+        .override_global("HAVE_IPV6_CSUM_FLAG", ipv6_csum_flag, true)
+        .override_global("HOST_NETNS_COOKIE", &variant.host_netns_cookie, true)
+        .load(OBJECT)
+        .map_err(LoadError::Object)?;
+    let mut programs = BTreeMap::new();
+    for name in CLASSIFIERS.into_iter().chain(HOOKS) {
+        let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
+        programs.insert(name, load_program(program).map_err(|error| refusal(name, error))?);
+    }
+    Ok((ebpf, Programs(programs)))
+}
+
+fn load_program(program: &mut Program) -> Result<ProgramFd, ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load()?,
+        Program::CgroupSockAddr(program) => program.load()?,
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    }
+    Ok(program.fd()?.try_clone()?)
+}
+
+fn refusal(name: &str, error: ProgramError) -> LoadError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            LoadError::Verifier { program: name.to_owned(), error: io_error, log: tail }
+        }
+        error => LoadError::Program { program: name.to_owned(), error },
+    }
+}
+
+/// Every map of the object that outlives the agent, with the capacities asked for.
+fn wanted_maps(capacities: Capacities) -> Result<BTreeMap<String, aya_obj::Map>, LoadError> {
+    let object = aya_obj::Object::parse(OBJECT)?;
+    let outlives = |name: &str| !name.starts_with('.') && name != LOG_MAP;
+    Ok(object
+        .maps
+        .into_iter()
+        .filter(|(name, _)| outlives(name))
+        .map(|(name, mut map)| {
+            if let Some(entries) = capacities.of(&name) {
+                map.set_max_entries(entries);
+            }
+            (name, map)
+        })
+        .collect())
+}
+
+/// aya takes a pinned map as it is; programs would be refused, or worse, read it with another layout.
+fn check_adoption(pins: &PinDir, name: &str, wanted: &aya_obj::Map) -> Result<(), LoadError> {
+    let found = match MapInfo::from_pin(pins.map(name)) {
+        Ok(found) => found,
+        Err(error) if is_missing(&error) => return Ok(()),
+        Err(error) => return Err(LoadError::MapUnreadable { map: name.to_owned(), error }),
+    };
+    let kind = found.map_type().map_err(|error| LoadError::MapUnreadable { map: name.to_owned(), error })? as u32;
+    for (property, found, wanted) in [
+        ("type", kind, wanted.map_type()),
+        ("key size", found.key_size(), wanted.key_size()),
+        ("value size", found.value_size(), wanted.value_size()),
+        ("capacity", found.max_entries(), wanted.max_entries()),
+        ("flags", found.map_flags(), wanted.map_flags()),
+    ] {
+        if found != wanted {
+            return Err(LoadError::MapMismatch { map: name.to_owned(), property, found, wanted });
+        }
+    }
+    Ok(())
+}
+
+fn is_missing(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound)
+}

@@ -1,0 +1,309 @@
+//! Metrics that are read when somebody scrapes: what the maps hold and what the sources saw. Nothing is counted along,
+//! so nothing drifts. A map that cannot be read leaves its series out; the rest of the answer stands.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use svc_common::{DropReason, Family, ServiceCounters, Verdict, map};
+
+use super::label::Labels;
+use super::reader::{MapReader, ReadError};
+use super::services::verdict_label;
+use super::shared::SourceProbe;
+use crate::source::{Kind, SourceStats};
+
+/// Counting a full flow table reads a quarter of a million entries; more often than this is not worth it.
+const FLOW_COUNT_LIFETIME: Duration = Duration::from_secs(30);
+
+pub(super) struct MapCollector {
+    maps: Arc<OnceLock<Box<dyn MapReader>>>,
+    service_metrics: bool,
+    flows: Mutex<Option<(Instant, [u64; 2])>>,
+}
+
+impl fmt::Debug for MapCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapCollector").finish_non_exhaustive()
+    }
+}
+
+impl Collector for MapCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let Some(reader) = self.maps.get() else { return Ok(()) };
+        let reader = reader.as_ref();
+        report(reader.drop_counters(), |counters| encode_drops(&mut encoder, counters))?;
+        report(self.occupancy(reader), |occupancy| encode_occupancy(&mut encoder, &occupancy))?;
+        if self.service_metrics {
+            report(service_samples(reader), |samples| encode_services(&mut encoder, &samples))?;
+        }
+        Ok(())
+    }
+}
+
+fn report<T>(read: Result<T, ReadError>, encode: impl FnOnce(T) -> fmt::Result) -> fmt::Result {
+    match read {
+        Ok(value) => encode(value),
+        Err(error) => {
+            tracing::warn!(%error, "metrics are incomplete: a map could not be read");
+            Ok(())
+        }
+    }
+}
+
+/// How full the maps are.
+#[derive(Default)]
+struct Occupancy {
+    services: BTreeMap<(&'static str, &'static str), u64>,
+    entries: Vec<(&'static str, u64)>,
+    capacities: Vec<(&'static str, u64)>,
+}
+
+impl MapCollector {
+    pub fn new(maps: Arc<OnceLock<Box<dyn MapReader>>>, service_metrics: bool) -> Self {
+        Self { maps, service_metrics, flows: Mutex::new(None) }
+    }
+
+    fn occupancy(&self, reader: &dyn MapReader) -> Result<Occupancy, ReadError> {
+        let mut occupancy = Occupancy::default();
+        for family in ["IPv4", "IPv6"] {
+            for verdict in [Verdict::FORWARD, Verdict::REJECT, Verdict::DROP] {
+                occupancy.services.insert((family, verdict_label(verdict)), 0);
+            }
+        }
+        let (mut frontends_v4, mut frontends_v6, mut lists, mut addresses) =
+            (0, 0, HashSet::new(), [HashSet::new(), HashSet::new()]);
+        reader.services(&mut |_, entry| {
+            let is_v6 = entry.family == Family::V6;
+            *if is_v6 { &mut frontends_v6 } else { &mut frontends_v4 } += 1;
+            addresses[usize::from(is_v6)].insert(entry.address);
+            let family = if is_v6 { "IPv6" } else { "IPv4" };
+            *occupancy.services.entry((family, verdict_label(entry.publication.verdict()))).or_default() += 1;
+            // Frontends of one Service port share one list.
+            lists.insert(entry.publication);
+        })?;
+        // Each address has an entry of its own beside those of its ports.
+        let [own_v4, own_v6] = addresses.map(|of_family| of_family.len() as u64);
+        let slots = lists.iter().map(|list| u64::from(list.slot_count())).sum();
+        let mut backends = 0;
+        reader.backends(&mut |_, _| backends += 1)?;
+        let [flows_v4, flows_v6] = self.flow_counts(reader)?;
+        occupancy.entries = vec![
+            (map::SERVICES, frontends_v4 + frontends_v6),
+            (map::FRONTENDS_V4, frontends_v4 + own_v4),
+            (map::FRONTENDS_V6, frontends_v6 + own_v6),
+            (map::SLOTS, slots),
+            (map::BACKENDS, backends),
+            (map::FLOWS_V4, flows_v4),
+            (map::FLOWS_V6, flows_v6),
+        ];
+        occupancy.capacities = reader.capacities().into_iter().map(|(map, count)| (map, count.into())).collect();
+        Ok(occupancy)
+    }
+
+    fn flow_counts(&self, reader: &dyn MapReader) -> Result<[u64; 2], ReadError> {
+        let mut known = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((time, counts)) = *known
+            && time.elapsed() < FLOW_COUNT_LIFETIME
+        {
+            return Ok(counts);
+        }
+        let counts = reader.flow_counts()?;
+        *known = Some((Instant::now(), counts));
+        Ok(counts)
+    }
+}
+
+fn encode_drops(encoder: &mut DescriptorEncoder, counters: Vec<(DropReason, u64)>) -> fmt::Result {
+    let samples = counters.into_iter().map(|(reason, count)| ([("reason", reason.label())], count));
+    counters_of(encoder, "svc_agent_drops", "Packets and connections refused or dropped, by reason", samples)
+}
+
+fn encode_occupancy(encoder: &mut DescriptorEncoder, occupancy: &Occupancy) -> fmt::Result {
+    let of_maps = |maps: &[(&'static str, u64)]| maps.iter().map(|(map, count)| ([("map", *map)], *count)).collect();
+    let entries: Vec<_> = of_maps(&occupancy.entries);
+    gauges_of(encoder, "svc_agent_map_entries", "Entries in use; of the flow maps at most 30 s old", entries)?;
+    let capacities: Vec<_> = of_maps(&occupancy.capacities);
+    gauges_of(encoder, "svc_agent_map_capacity", "Entries a map can hold", capacities)?;
+    let services = occupancy
+        .services
+        .iter()
+        .map(|((family, verdict), count)| ([("ip_family", *family), ("verdict", *verdict)], *count));
+    gauges_of(encoder, "svc_agent_services", "Frontends, by what happens to a new connection", services)?;
+    let no_local = occupancy
+        .services
+        .iter()
+        .filter(|((_, verdict), _)| *verdict == verdict_label(Verdict::DROP))
+        .map(|((family, _), count)| ([("ip_family", *family), ("traffic_policy", "internal")], *count));
+    gauges_of(
+        encoder,
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+        "Number of services with a Local traffic policy and no endpoints",
+        no_local,
+    )
+}
+
+type ServiceSample = (Vec<(&'static str, String)>, ServiceCounters);
+
+/// Frontends of one Service port are added up.
+fn service_samples(reader: &dyn MapReader) -> Result<Vec<ServiceSample>, ReadError> {
+    let mut labels = Labels::new(reader);
+    let mut sums: BTreeMap<Vec<(&'static str, String)>, ServiceCounters> = BTreeMap::new();
+    for (index, counters) in reader.service_counters()? {
+        let label = labels.get(index)?.clone();
+        let names = vec![
+            ("namespace", label.namespace.unwrap_or_default()),
+            ("service", label.name.unwrap_or(label.service)),
+            ("port", label.port_name.unwrap_or_default()),
+        ];
+        let sum = sums.entry(names).or_default();
+        sum.connections_tc += counters.connections_tc;
+        sum.connections_socket += counters.connections_socket;
+        sum.packets_to_backend += counters.packets_to_backend;
+        sum.bytes_to_backend += counters.bytes_to_backend;
+        sum.packets_to_client += counters.packets_to_client;
+        sum.bytes_to_client += counters.bytes_to_client;
+        sum.rejected += counters.rejected;
+    }
+    Ok(sums.into_iter().collect())
+}
+
+fn encode_services(encoder: &mut DescriptorEncoder, samples: &[ServiceSample]) -> fmt::Result {
+    type Pick = (&'static str, fn(&ServiceCounters) -> u64);
+    let series: [(&str, &str, &str, &[Pick]); 4] = [
+        (
+            "svc_agent_service_connections",
+            "New connections translated",
+            "path",
+            &[("tc", |counters| counters.connections_tc), ("socket", |counters| counters.connections_socket)],
+        ),
+        (
+            "svc_agent_service_packets",
+            "Packets translated by TC",
+            "direction",
+            &[
+                ("to_backend", |counters| counters.packets_to_backend),
+                ("to_client", |counters| counters.packets_to_client),
+            ],
+        ),
+        (
+            "svc_agent_service_bytes",
+            "Bytes translated by TC, IP header and payload",
+            "direction",
+            &[("to_backend", |counters| counters.bytes_to_backend), ("to_client", |counters| counters.bytes_to_client)],
+        ),
+        ("svc_agent_service_rejected", "New connections refused or dropped", "", &[("", |counters| counters.rejected)]),
+    ];
+    for (name, help, dimension, picks) in series {
+        let values = samples.iter().flat_map(|(names, counters)| {
+            picks.iter().map(move |(value, pick)| {
+                let mut labels = names.clone();
+                if !dimension.is_empty() {
+                    labels.push((dimension, (*value).to_owned()));
+                }
+                (labels, pick(counters))
+            })
+        });
+        counters_of(encoder, name, help, values)?;
+    }
+    Ok(())
+}
+
+/// What a source saw of one kind of objects.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SourceState {
+    /// "Service", "EndpointSlice" or "Node".
+    pub kind: &'static str,
+    pub applied: u64,
+    pub deleted: u64,
+    /// Complete lists: one, and one more after each interruption that could not be resumed.
+    pub lists: u64,
+    pub errors: u64,
+    pub connected: bool,
+    /// Objects or parts of them that were left out, by reason.
+    pub unusable: BTreeMap<&'static str, u64>,
+}
+
+impl SourceState {
+    /// One for each kind.
+    pub fn all(stats: &SourceStats) -> Vec<Self> {
+        let state = |kind: Kind| {
+            let of_kind = stats.kind(kind);
+            Self {
+                kind: match kind {
+                    Kind::Service => "Service",
+                    Kind::EndpointSlice => "EndpointSlice",
+                    Kind::Node => "Node",
+                },
+                applied: of_kind.applied(),
+                deleted: of_kind.deleted(),
+                lists: of_kind.lists(),
+                errors: of_kind.errors(),
+                connected: of_kind.connected(),
+                unusable: of_kind.unusable(),
+            }
+        };
+        Kind::ALL.into_iter().map(state).collect()
+    }
+}
+
+pub(super) struct SourceCollector(pub Arc<OnceLock<SourceProbe>>);
+
+impl fmt::Debug for SourceCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceCollector").finish_non_exhaustive()
+    }
+}
+
+impl Collector for SourceCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let Some(probe) = self.0.get() else { return Ok(()) };
+        let states = probe();
+        let encoder = &mut encoder;
+        let each = |pick: fn(&SourceState) -> u64| -> Vec<_> {
+            states.iter().map(|state| ([("kind", state.kind)], pick(state))).collect()
+        };
+        let name = "svc_agent_source_connected";
+        gauges_of(encoder, name, "1 if the source answered the last time it was asked", each(|s| s.connected.into()))?;
+        counters_of(encoder, "svc_agent_source_applied", "Objects taken over, new or changed", each(|s| s.applied))?;
+        counters_of(encoder, "svc_agent_source_deleted", "Objects that went away", each(|s| s.deleted))?;
+        counters_of(encoder, "svc_agent_source_lists", "Complete lists", each(|s| s.lists))?;
+        counters_of(encoder, "svc_agent_source_errors", "Failed requests, broken watches", each(|s| s.errors))?;
+        let unusable = states.iter().flat_map(|state| {
+            state.unusable.iter().map(|(reason, count)| ([("kind", state.kind), ("reason", *reason)], *count))
+        });
+        counters_of(encoder, "svc_agent_source_unusable", "Objects or parts of objects left out", unusable)
+    }
+}
+
+pub(super) fn counters_of<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in samples {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+pub(super) fn gauges_of<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in samples {
+        ConstGauge::new(value as i64).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Lists read from kernel maps are those of the same content in memory. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod observe_support;
+
+use observe_support::cluster;
+use observe_support::kernel::BpfRoot;
+use svc_agent::observe::backends::backend_rows;
+use svc_agent::observe::drops::drop_rows;
+use svc_agent::observe::flows::flow_rows;
+use svc_agent::observe::label::Filter;
+use svc_agent::observe::services::service_rows;
+use svc_agent::observe::{MapReader, PinnedMaps};
+
+#[test]
+fn pinned_maps_are_listed_as_they_were_filled() {
+    let memory = cluster(10_000);
+    let root = BpfRoot::with_maps(&memory);
+    let pinned = PinnedMaps::open(root.path()).unwrap();
+    let all = Filter::default();
+    assert_eq!(service_rows(&pinned, &all).unwrap(), service_rows(&memory, &all).unwrap());
+    assert_eq!(backend_rows(&pinned, &all).unwrap(), backend_rows(&memory, &all).unwrap());
+    assert_eq!(drop_rows(&pinned).unwrap(), drop_rows(&memory).unwrap());
+    assert_eq!(pinned.flow_counts().unwrap(), memory.flow_counts().unwrap());
+
+    // The clock of the kernel is another one.
+    let without_time = |reader: &dyn MapReader| {
+        let mut rows = flow_rows(reader, &all).unwrap();
+        rows.iter_mut().for_each(|row| row.idle_seconds = 0);
+        rows
+    };
+    assert_eq!(without_time(&pinned), without_time(&memory));
+}
+
+#[test]
+fn capacities_are_those_of_the_kernel() {
+    let root = BpfRoot::with_maps(&cluster(10_000));
+    let capacities = PinnedMaps::open(root.path()).unwrap().capacities();
+    assert!(capacities.contains(&("SERVICES", 64)));
+    assert!(capacities.contains(&("FLOWS_V6", 4096)));
+}
