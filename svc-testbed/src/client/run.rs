@@ -17,7 +17,7 @@ use super::{
 use crate::stdio;
 
 /// Samples of one probe that are on their way at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 
 pub(super) enum Held {
     Tcp(tcp::Connection),

@@ -13,7 +13,7 @@ use super::{
     judge::{Difference, Verdict, judge},
     probe::{Memory, send},
     scope,
-    topology::Topology,
+    topology::{self, Topology},
 };
 
 pub struct Settings {
@@ -49,7 +49,7 @@ pub struct Failure {
 
 /// Runs all scenarios in a lab of their own.
 pub fn run(corpus: &Corpus, mode: Mode, settings: &Settings) -> Result<Vec<Report>> {
-    let mut topology = Topology::build()?;
+    let mut topology = Topology::build(topology::builder())?;
     let mut dataplane = Dataplane::start(&topology, mode, &corpus.nodes)?;
     let mut reports = Vec::new();
     for scenario in &corpus.scenarios {
