@@ -82,7 +82,7 @@ async fn serve(state: &State, number: u64, request: Request) -> Reply {
             Reply::Done
         }
         Request::Ping(ping) => {
-            Reply::Samples(collect(ping.count, true, std::time::Duration::ZERO, || ping::sample(&ping)).await)
+            Reply::Samples(collect(ping.count, false, std::time::Duration::ZERO, || ping::sample(&ping)).await)
         }
         Request::Get(get) => Reply::Get(tcp::get(&get).await),
         Request::Load(load) => {
