@@ -12,6 +12,7 @@ mod lab;
 pub mod lookup;
 pub mod manifests;
 pub mod netns;
+pub mod packets;
 pub mod process;
 pub mod resolver;
 pub mod serve;

@@ -5,6 +5,7 @@ mod bpf_linker;
 mod build;
 mod build_ebpf;
 mod conformance;
+mod demo;
 mod deploy_check;
 mod docs_check;
 mod image;
@@ -31,6 +32,8 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Build one static svc-agent binary with the eBPF object inside
     Build(build::Options),
+    /// A pod reaches a ClusterIP, as a story in the terminal
+    Demo(demo::Options),
     /// Run all tests; as root for the levels that need a kernel
     Test(test::Options),
     /// Play recorded Service behaviour against the agent
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Lint => lint::run(),
