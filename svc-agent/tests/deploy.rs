@@ -11,6 +11,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use svc_agent::cli::args::RunArgs;
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
@@ -117,5 +118,15 @@ fn probes_ask_the_port_that_the_configuration_opens() {
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
             assert_eq!(container[probe]["httpGet"]["port"].to_string(), port, "{}: {probe}", daemon_set.display());
         }
+    }
+}
+
+#[test]
+fn the_agent_understands_its_configuration_files() {
+    for path in [deploy().join("base/config.yaml"), deploy().join("overlays/beside-kube-proxy/config.yaml")] {
+        let args = RunArgs { config: Some(path.clone()), node_name: Some("n1".to_owned()), ..RunArgs::default() };
+        let config = args.resolve().unwrap_or_else(|error| panic!("{error}"));
+        assert!(config.metrics_address.unwrap().ip().is_loopback(), "{}", path.display());
+        assert!(config.healthz_address.unwrap().ip().is_unspecified(), "{}", path.display());
     }
 }

@@ -4,6 +4,7 @@
 
 mod apiserver;
 mod follower;
+mod real;
 
 use std::sync::{Arc, Mutex};
 
@@ -373,4 +374,22 @@ async fn a_client_that_cannot_be_set_up_says_what_to_do() {
         let outside = kubernetes::connect(None).await.err().unwrap().to_string();
         assert!(outside.contains("KUBERNETES_SERVICE_HOST") && outside.contains("--kubeconfig"), "{outside}");
     }
+}
+
+#[tokio::test]
+async fn a_client_for_https_can_be_set_up() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("ca.pem"), include_str!("data/ca.pem")).unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let cluster = json!({"server": "https://127.0.0.1:1", "certificate-authority": "ca.pem"});
+    let content = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": {"token": "secret"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    std::fs::write(&kubeconfig, content.to_string()).unwrap();
+    let client = kubernetes::connect(Some(&kubeconfig)).await.unwrap();
+    let mut follower = Follower::start_with(client, NODE);
+    follower.until(|follower| follower.stats.kind(Kind::Service).errors() > 0).await;
 }

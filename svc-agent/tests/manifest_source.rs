@@ -70,12 +70,20 @@ impl Follower {
             let Ok(event) = tokio::time::timeout(Duration::from_millis(10), self.events.recv()).await else {
                 continue;
             };
-            self.index.apply(event.expect("the source goes on"));
-            for name in &self.steady {
-                assert!(self.services().contains_key(*name), "{name} is missing");
+            let mut next = Some(event.expect("the source goes on"));
+            while let Some(event) = next {
+                self.index.apply(event);
+                self.check_steady();
+                next = self.events.try_recv().ok();
             }
         }
         true
+    }
+
+    fn check_steady(&self) {
+        for name in &self.steady {
+            assert!(self.services().contains_key(*name), "{name} is missing");
+        }
     }
 }
 
@@ -123,6 +131,22 @@ async fn reads_every_kind_from_the_start() {
     assert_eq!(follower.index.slices(&name).flat_map(|slice| &slice.endpoints).count(), 1);
     assert_eq!(follower.index.node().zone.as_deref(), Some("zone-a"));
     assert_eq!(follower.index.take_changes().services.len(), 2);
+}
+
+#[tokio::test]
+async fn reads_objects_as_the_conformance_corpus_writes_them() {
+    let (_root, _directory, mut follower) = follow(&[("services.yaml", include_str!("data/services.yaml"))]).await;
+    follower.expect(&["hz=10.97.59.10", "ds=fd96::97:10", "ext=10.97.60.10"]).await;
+    for kind in Kind::ALL {
+        assert_eq!(follower.stats.kind(kind).unusable(), BTreeMap::new(), "{kind}");
+    }
+    let name = ObjectName { namespace: "other".into(), name: "ds".into() };
+    let service = follower.index.service(&name).unwrap();
+    assert_eq!((service.cluster_ips.len(), service.ports.len(), service.affinity_timeout_seconds), (2, 2, Some(3)));
+    let slice = follower.index.slices(&name).next().unwrap();
+    assert_eq!(slice.ports.len(), 1, "a port without number gives no endpoints");
+    let endpoint = &slice.endpoints[0];
+    assert_eq!((endpoint.ready, endpoint.serving, endpoint.terminating), (false, true, true));
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use observe_support::cluster;
 use svc_agent::model::Node;
 use svc_agent::observe::{Endpoint, Settings, Shared, SourceState, serve};
+use svc_agent::source::SourceStats;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -164,6 +165,13 @@ async fn metrics_tell_what_happened_and_what_there_is() {
     assert!(value(&text, "svc_agent_source_last_event_timestamp_seconds") > 1e9);
     assert!(value(&text, "process_resident_memory_bytes") > 1e5);
     assert!(text.contains("svc_agent_build_info{version=\""));
+}
+
+#[test]
+fn a_source_has_a_state_for_each_kind() {
+    let states = SourceState::all(&SourceStats::default());
+    let kinds: Vec<_> = states.iter().map(|state| (state.kind, state.connected)).collect();
+    assert_eq!(kinds, [("Service", false), ("EndpointSlice", false), ("Node", false)]);
 }
 
 #[tokio::test]

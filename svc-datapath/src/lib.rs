@@ -8,6 +8,7 @@ mod address;
 pub mod checksum;
 pub mod filter;
 mod flow;
+mod icmp;
 mod parse;
 mod refuse;
 mod rewrite;

@@ -9,8 +9,8 @@ use crate::tables::Packet;
 pub const ETHERNET_LENGTH: usize = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// Offset of the IPv4 header checksum from the start of the frame.
-pub const IPV4_CHECKSUM_OFFSET: usize = ETHERNET_LENGTH + 10;
+/// Offset of the checksum in the IPv4 header.
+pub const IPV4_CHECKSUM: usize = 10;
 
 pub mod tcp_flag {
     pub const FIN: u8 = 0x01;
@@ -86,8 +86,6 @@ impl ParseNetwork for AddrV6 {
         const ROUTING: u8 = 43;
         const FRAGMENT: u8 = 44;
         const DESTINATION_OPTIONS: u8 = 60;
-        /// More extension headers than anybody sends to a Service; bounds the loop for the verifier.
-        const MAX_EXTENSIONS: usize = 4;
 
         let [version, _, _, _, _, _, mut next_header, _]: [u8; 8] = packet.load(ETHERNET_LENGTH)?;
         if version >> 4 != 6 {
@@ -96,21 +94,13 @@ impl ParseNetwork for AddrV6 {
         let source: [u8; 16] = packet.load(ETHERNET_LENGTH + 8)?;
         let destination: [u8; 16] = packet.load(ETHERNET_LENGTH + 24)?;
         let mut headers = Headers::new(Self::from_octets(source), Self::from_octets(destination), 0, stage);
-        for _ in 0..MAX_EXTENSIONS {
-            match next_header {
-                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                    let [next, length]: [u8; 2] = packet.load(headers.transport_offset)?;
-                    next_header = next;
-                    headers.transport_offset += (length as usize + 1) * 8;
-                }
-                FRAGMENT => {
-                    let [next, _]: [u8; 2] = packet.load(headers.transport_offset)?;
-                    next_header = next;
-                    headers.fragment = true;
-                    headers.transport_offset += 8;
-                }
-                _ => break,
-            }
+        // One extension header at most: nobody sends chains of them to a Service, and each more multiplies the ways
+        // through the program that the verifier has to follow.
+        if matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            let [next, length]: [u8; 2] = packet.load(Self::TRANSPORT_OFFSET)?;
+            headers.fragment = next_header == FRAGMENT;
+            headers.transport_offset += if headers.fragment { 8 } else { (length as usize + 1) * 8 };
+            next_header = next;
         }
         headers.key.protocol = Protocol(next_header);
         Some(headers)

@@ -4,14 +4,16 @@ use svc_common::{AddrV4, AddrV6, Flow, FlowKey, Protocol, flow_op};
 
 use crate::address::Address;
 use crate::checksum;
-use crate::parse::{ETHERNET_LENGTH, IPV4_CHECKSUM_OFFSET, checksum_offset};
+use crate::parse::{ETHERNET_LENGTH, IPV4_CHECKSUM, checksum_offset};
 use crate::tables::{ChecksumPart, Packet, RewriteError};
 
 /// Families whose addresses can be replaced in a packet.
 pub trait RewriteNetwork: Address {
-    /// `difference` is what the new addresses add to a sum with the old ones.
+    /// Replaces the addresses of the network header at `offset`. `difference` is what the new addresses add to a sum
+    /// with the old ones.
     fn store_addresses<P: Packet>(
         packet: &mut P,
+        offset: usize,
         source: Self,
         destination: Self,
         difference: u32,
@@ -22,15 +24,16 @@ impl RewriteNetwork for AddrV4 {
     #[inline(always)]
     fn store_addresses<P: Packet>(
         packet: &mut P,
+        offset: usize,
         source: Self,
         destination: Self,
         difference: u32,
     ) -> Result<(), RewriteError> {
-        let field: [u8; 2] = packet.load(IPV4_CHECKSUM_OFFSET).ok_or(RewriteError)?;
+        let field: [u8; 2] = packet.load(offset + IPV4_CHECKSUM).ok_or(RewriteError)?;
         let field = checksum::apply(u16::from_ne_bytes(field), difference);
-        packet.store(IPV4_CHECKSUM_OFFSET, &field.to_ne_bytes())?;
-        packet.store(ETHERNET_LENGTH + 12, &source.octets())?;
-        packet.store(ETHERNET_LENGTH + 16, &destination.octets())
+        packet.store(offset + IPV4_CHECKSUM, &field.to_ne_bytes())?;
+        packet.store(offset + 12, &source.octets())?;
+        packet.store(offset + 16, &destination.octets())
     }
 }
 
@@ -38,12 +41,13 @@ impl RewriteNetwork for AddrV6 {
     #[inline(always)]
     fn store_addresses<P: Packet>(
         packet: &mut P,
+        offset: usize,
         source: Self,
         destination: Self,
         _difference: u32,
     ) -> Result<(), RewriteError> {
-        packet.store(ETHERNET_LENGTH + 8, &source.octets())?;
-        packet.store(ETHERNET_LENGTH + 24, &destination.octets())
+        packet.store(offset + 8, &source.octets())?;
+        packet.store(offset + 24, &destination.octets())
     }
 }
 
@@ -63,7 +67,7 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
             checksum::difference(flow.destination.sum(), key.destination.sum()),
         );
         packet.update_checksum(checksum_at, difference, ChecksumPart::PseudoHeader, zero_is_none)?;
-        A::store_addresses(packet, flow.source, flow.destination, difference)?;
+        A::store_addresses(packet, ETHERNET_LENGTH, flow.source, flow.destination, difference)?;
     }
     if flow.source_port != key.source_port || flow.destination_port != key.destination_port {
         let difference = checksum::add(

@@ -9,9 +9,10 @@ use svc_common::{
 
 use crate::address::Address;
 use crate::flow::{self, NOWHERE, PairError, SourcePort};
+use crate::icmp::{Icmp, translate_error};
 use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ParseNetwork, opens, parse_transport};
 use crate::refuse::{Refuse, refuse};
-use crate::rewrite::{RewriteNetwork, swap_ethernet, translate};
+use crate::rewrite::{swap_ethernet, translate};
 use crate::select::{Selected, select};
 use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
 
@@ -40,8 +41,8 @@ fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
     packet.load(12).map(u16::from_be_bytes)
 }
 
-trait Translated: ParseNetwork + RewriteNetwork + Refuse {}
-impl<A: ParseNetwork + RewriteNetwork + Refuse> Translated for A {}
+trait Translated: ParseNetwork + Refuse + Icmp {}
+impl<A: ParseNetwork + Refuse + Icmp> Translated for A {}
 
 /// Out of line, one function for each family: their variables would not fit on one kernel stack side by side.
 #[inline(never)]
@@ -52,8 +53,11 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 ) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::INGRESS) else { return Action::Pass };
     let class = tables.address_class(headers.key.destination);
-    if class == 0 || !translatable(headers.key.protocol) {
+    if class == 0 {
         return Action::Pass;
+    }
+    if !translatable(headers.key.protocol) {
+        return errors_only(packet, tables, &headers);
     }
     let to_frontend = class & address_class::FRONTEND != 0;
     if headers.fragment {
@@ -82,8 +86,11 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 #[inline(always)]
 fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Action::Pass };
+    if !translatable(headers.key.protocol) {
+        return errors_only(packet, tables, &headers);
+    }
     let class = tables.address_class(headers.key.source) | tables.address_class(headers.key.destination);
-    if class & address_class::BACKEND == 0 || headers.fragment || !translatable(headers.key.protocol) {
+    if class & address_class::BACKEND == 0 || headers.fragment {
         return Action::Pass;
     }
     if parse_transport(packet, &mut headers).is_none() {
@@ -98,6 +105,20 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(packet: 
 #[inline(always)]
 fn translatable(protocol: Protocol) -> bool {
     protocol == Protocol::TCP || protocol == Protocol::UDP
+}
+
+/// Of other protocols only ICMP errors concern us, which may come from any router.
+#[inline(always)]
+fn errors_only<A: Translated, P: Packet, T: FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+) -> Action {
+    if headers.key.protocol == A::PROTOCOL && !headers.fragment {
+        translate_error(packet, tables, headers)
+    } else {
+        Action::Pass
+    }
 }
 
 /// TCP in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection

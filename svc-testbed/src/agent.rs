@@ -213,6 +213,11 @@ impl AgentProcess {
         self.process.as_ref().map(Process::id)
     }
 
+    /// False after [`AgentProcess::stop`] and when it ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -5,12 +5,14 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod conformance;
 pub mod demo;
 pub mod dns;
 mod lab;
 pub mod lookup;
 pub mod manifests;
 pub mod netns;
+pub mod packets;
 pub mod process;
 pub mod resolver;
 pub mod serve;
@@ -18,7 +20,7 @@ mod stdio;
 pub mod wait;
 
 pub use agent::{AgentOptions, AgentProcess};
-pub use client::{Bulk, Client, Get, Load, Outcome, Ping, Sample, Tcp, Udp};
+pub use client::{Bulk, Client, Get, GetReport, Load, Outcome, Ping, Sample, Tcp, Udp};
 pub use lab::{Family, Helper, Kind, Lab, LabBuilder, LabId, Machine, NodeSpec, PodSpec, Shape, janitor};
 pub use manifests::Manifests;
 pub use serve::handle::{Ports, Server};

@@ -6,7 +6,7 @@ use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use svc_testbed::{LabId, client, demo, dns, janitor, lookup, serve};
+use svc_testbed::{LabId, client, conformance, demo, dns, janitor, lookup, serve};
 
 /// As curl says it.
 const COULD_NOT_CONNECT: i32 = 7;
@@ -36,6 +36,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         timeout: u64,
     },
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::ConformanceArgs),
     /// The main job as a story in the terminal
     Demo(demo::DemoArgs),
     /// A shell, or another program, on a machine of a lab that was kept
@@ -79,6 +81,7 @@ fn run(command: Command) -> Result<()> {
         Command::Client => block_on(client::run()),
         Command::Lookup(args) => lookup::run(&args),
         Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Enter { lab, machine, program } => enter(lab, &machine, &program),
         Command::Stop { lab } => demo::stop(lab),

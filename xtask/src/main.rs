@@ -4,6 +4,7 @@
 mod bpf_linker;
 mod build;
 mod build_ebpf;
+mod conformance;
 mod demo;
 mod deploy_check;
 mod docs_check;
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::Options),
     /// Run all tests; as root for the levels that need a kernel
     Test(test::Options),
+    /// Play recorded Service behaviour against the agent
+    Conformance(conformance::Options),
     /// Formatting, clippy for both targets, documents, deploy files
     Lint,
     /// Build the container image, or its build context
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
     };

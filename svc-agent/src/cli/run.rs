@@ -20,7 +20,7 @@ use crate::datapath::{HOOKS, Loaded, NodeAddresses, SocketLb};
 use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
-use crate::source::{Kind, SourceEvent, SourceStats, kubernetes, manifests};
+use crate::source::{SourceEvent, SourceStats, kubernetes, manifests};
 
 /// Events in flight between source and owner.
 const QUEUE: usize = 1024;
@@ -88,7 +88,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
 
     let shared = Shared::new(Settings { service_metrics: config.service_metrics, ..Settings::default() });
     shared.attach_maps(Box::new(PinnedMaps::open(&bpf_root)?));
-    shared.attach_source(move || states_of(&source_stats));
+    shared.attach_source(move || SourceState::all(&source_stats));
     tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, None));
 
     let (ready, is_ready) = oneshot::channel();
@@ -140,24 +140,4 @@ async fn prepare_source(
             Ok(Box::pin(async move { Ok(manifests::run(options, stats, sender).await?) }))
         }
     }
-}
-
-fn states_of(stats: &SourceStats) -> Vec<SourceState> {
-    let state = |kind: Kind| {
-        let stats = stats.kind(kind);
-        SourceState {
-            kind: match kind {
-                Kind::Service => "Service",
-                Kind::EndpointSlice => "EndpointSlice",
-                Kind::Node => "Node",
-            },
-            applied: stats.applied(),
-            deleted: stats.deleted(),
-            lists: stats.lists(),
-            errors: stats.errors(),
-            connected: stats.connected(),
-            unusable: stats.unusable(),
-        }
-    };
-    Kind::ALL.into_iter().map(state).collect()
 }

@@ -17,6 +17,7 @@ use super::label::Labels;
 use super::reader::{MapReader, ReadError};
 use super::services::verdict_label;
 use super::shared::SourceProbe;
+use crate::source::{Kind, SourceStats};
 
 /// Counting a full flow table reads a quarter of a million entries; more often than this is not worth it.
 const FLOW_COUNT_LIFETIME: Duration = Duration::from_secs(30);
@@ -227,6 +228,29 @@ pub struct SourceState {
     pub connected: bool,
     /// Objects or parts of them that were left out, by reason.
     pub unusable: BTreeMap<&'static str, u64>,
+}
+
+impl SourceState {
+    /// One for each kind.
+    pub fn all(stats: &SourceStats) -> Vec<Self> {
+        let state = |kind: Kind| {
+            let of_kind = stats.kind(kind);
+            Self {
+                kind: match kind {
+                    Kind::Service => "Service",
+                    Kind::EndpointSlice => "EndpointSlice",
+                    Kind::Node => "Node",
+                },
+                applied: of_kind.applied(),
+                deleted: of_kind.deleted(),
+                lists: of_kind.lists(),
+                errors: of_kind.errors(),
+                connected: of_kind.connected(),
+                unusable: of_kind.unusable(),
+            }
+        };
+        Kind::ALL.into_iter().map(state).collect()
+    }
 }
 
 pub(super) struct SourceCollector(pub Arc<OnceLock<SourceProbe>>);

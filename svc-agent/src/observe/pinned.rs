@@ -11,6 +11,7 @@ use svc_common::{
 };
 
 use super::reader::{MapReader, ReadError};
+use crate::datapath::PinDir;
 use crate::datapath::maps::{Access, KernelMaps, OpenError, Traffic};
 use crate::publish::{Capacities, Maps};
 
@@ -37,12 +38,12 @@ impl PinnedMaps {
 
 /// The directory of the pinned maps, or why there is none that this program can read.
 pub fn find_maps(bpf_root: &Path) -> Result<PathBuf, ReadError> {
-    let base = bpf_root.join("svc-agent");
-    let directory = base.join(format!("v{ABI_VERSION}")).join("maps");
-    match directory.join(map::CONFIG).try_exists() {
-        Ok(true) => return Ok(directory),
+    let pins = PinDir::new(bpf_root);
+    let directory = pins.base().to_path_buf();
+    match pins.map(map::CONFIG).try_exists() {
+        Ok(true) => return Ok(pins.maps()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(ReadError::NoPermission { directory: base });
+            return Err(ReadError::NoPermission { directory });
         }
         _ => {}
     }
@@ -50,9 +51,9 @@ pub fn find_maps(bpf_root: &Path) -> Result<PathBuf, ReadError> {
     if !is_bpffs {
         return Err(ReadError::NoBpffs { root: bpf_root.to_path_buf() });
     }
-    match other_versions(&base) {
-        Some(found) => Err(ReadError::OtherVersion { directory: base, found, expected: ABI_VERSION }),
-        None => Err(ReadError::NoMaps { directory: base }),
+    match other_versions(&directory) {
+        Some(found) => Err(ReadError::OtherVersion { directory, found, expected: ABI_VERSION }),
+        None => Err(ReadError::NoMaps { directory }),
     }
 }
 

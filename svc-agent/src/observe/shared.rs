@@ -91,7 +91,7 @@ impl Shared {
         let _ = self.maps.set(reader);
     }
 
-    /// Asked at each scrape for the state of the sources. Only the first call counts.
+    /// Asked at each scrape for the state of the sources, usually [`SourceState::all`]. Only the first call counts.
     pub fn attach_source(&self, probe: impl Fn() -> Vec<SourceState> + Send + Sync + 'static) {
         let _ = self.source.set(Box::new(probe));
     }

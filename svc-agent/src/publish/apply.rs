@@ -66,7 +66,7 @@ impl<M: Maps> Publisher<M> {
                 return Ok(());
             }
             Some((_, record)) if record.claimed => {
-                let owner = record.id.clone();
+                let owner = Box::new(record.id.clone());
                 return Err(PublishError::FrontendTaken { service: plan.id.clone(), frontend, owner });
             }
             Some((index, _)) => Some(index),

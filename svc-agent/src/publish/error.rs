@@ -15,7 +15,7 @@ pub enum PublishError {
         "service {service} cannot have {frontend}: service {owner} has it. It is retried when that one lets go; \
          give one of them another address or port if it does not"
     )]
-    FrontendTaken { service: ServiceId, frontend: Frontend, owner: ServiceId },
+    FrontendTaken { service: ServiceId, frontend: Frontend, owner: Box<ServiceId> },
     #[error(
         "service {service} at {frontend} could not be written: {source}. It keeps what it had before and is retried"
     )]

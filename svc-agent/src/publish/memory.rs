@@ -71,11 +71,13 @@ struct Memory {
     names: Mutex<BTreeMap<u32, ServiceName>>,
 }
 
+type Watcher = Box<dyn FnMut(&MemoryMaps) + Send>;
+
 /// One handle on a memory.
 pub struct MemoryMaps {
     memory: Arc<Memory>,
     log: Vec<Write>,
-    watcher: Option<Box<dyn FnMut(&MemoryMaps) + Send>>,
+    watcher: Option<Watcher>,
 }
 
 impl MemoryMaps {

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 use svc_agent::datapath::{
     AttachMode, Capacities, DEFAULT_POD_INTERFACES, Loaded, Options, PinDir, PinLock, Selection, SocketLb, Uplinks,
@@ -24,7 +27,7 @@ pub struct Lab {
     pub netlink: Handle,
     pub bpf_root: PathBuf,
     pub cgroup: Cgroup,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// Runs a test in namespaces of its own.
@@ -34,15 +37,18 @@ pub fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 'static)
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("tests need root");
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        mount("bpf", directory.path(), "bpf", MountFlags::empty(), None).unwrap();
+        let bpf = directory.path().join("bpf");
+        fs::create_dir(&bpf).unwrap();
+        mount("bpf", &bpf, "bpf", MountFlags::empty(), None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
             tokio::spawn(connection);
             // Below the mount: a fresh one has files of the kernel's own.
-            let bpf_root = directory.path().join("root");
+            let bpf_root = directory.path().join("bpf/root");
             fs::create_dir(&bpf_root).unwrap();
-            let lab = Lab { netlink, bpf_root, cgroup: Cgroup::new(), _directory: directory };
+            fs::create_dir(directory.path().join("manifests")).unwrap();
+            let lab = Lab { netlink, bpf_root, cgroup: Cgroup::new(), directory };
             test(lab).await;
         });
     });
@@ -73,6 +79,23 @@ impl Drop for Cgroup {
 }
 
 impl Lab {
+    pub fn manifests(&self) -> PathBuf {
+        self.directory.path().join("manifests")
+    }
+
+    /// Writes a Service with one endpoint, both named after `name`.
+    pub fn write_service(&self, name: &str, cluster_ip: &str) {
+        let objects = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec: {{clusterIP: {cluster_ip}, clusterIPs: [{cluster_ip}], ports: [{{port: 80, protocol: TCP}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             ports: [{{name: '', port: 8080, protocol: TCP}}]\n\
+             endpoints: [{{addresses: [10.244.0.5], conditions: {{ready: true}}}}]\n"
+        );
+        fs::write(self.manifests().join(format!("{name}.yaml")), objects).unwrap();
+    }
+
     pub fn pins(&self) -> PinDir {
         PinDir::new(&self.bpf_root)
     }
@@ -154,6 +177,84 @@ pub fn names_in(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// The agent's own program, started from the test's namespaces. Killed when dropped.
+pub struct Agent {
+    child: Child,
+    log: PathBuf,
+}
+
+/// CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: what the manifests in deploy/ grant.
+pub const GRANTED: [u32; 3] = [12, 38, 39];
+
+impl Agent {
+    /// Starts `svc-agent run` with the manifests in the lab's directory and waits until it is ready.
+    pub async fn start(lab: &Lab, flags: &[&str]) -> Self {
+        let mut agent = Self::spawn(lab, flags, None);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !agent.log().contains(" ready") {
+            assert!(agent.child.try_wait().unwrap().is_none(), "svc-agent ended:\n{}", agent.log());
+            assert!(Instant::now() < deadline, "svc-agent is not ready:\n{}", agent.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        agent
+    }
+
+    /// With `capabilities` the agent has no others.
+    pub fn spawn(lab: &Lab, flags: &[&str], capabilities: Option<&'static [u32]>) -> Self {
+        let log = lab.directory.path().join("log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_svc-agent"));
+        command.args(["run", "--node-name=node", "--flow-table-size=1024", "--metrics-bind-address=off"]);
+        command.args(["--healthz-bind-address=127.0.0.1:10256", "--log-format=text"]);
+        command.arg("--bpf-root").arg(&lab.bpf_root).arg("--cgroup-root").arg(&lab.cgroup.0);
+        command.arg("--manifests").arg(lab.manifests());
+        command.args(flags).stdin(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        if let Some(kept) = capabilities {
+            let restrict = move || {
+                let drop = |capability| libc_drop(capability);
+                (0..=40).filter(|capability| !kept.contains(capability)).try_for_each(drop)
+            };
+            // SAFETY: only prctl(2) between fork and exec.
+            unsafe { command.pre_exec(restrict) };
+        }
+        Self { child: command.spawn().unwrap(), log }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn end(mut self, signal: Signal) -> ExitStatus {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.child.wait().unwrap()
+    }
+
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        (self.child.wait().unwrap(), self.log())
+    }
+}
+
+fn libc_drop(capability: u32) -> std::io::Result<()> {
+    // SAFETY: no pointers involved.
+    let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Output of `svc-agent get services -o json`.
+pub fn services(lab: &Lab) -> serde_json::Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_svc-agent"));
+    let output = command.args(["get", "services", "-o", "json", "--bpf-root"]).arg(&lab.bpf_root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Loads and attaches; the features written are returned.

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use svc_agent::index::Index;
 use svc_agent::model::{EndpointSlice, Node, ObjectName, Service};
@@ -77,20 +80,25 @@ impl Follower {
     /// Follows until the index is what a fresh list would give.
     pub async fn settle(&mut self, server: &ApiServer) {
         let expected = fresh(server);
-        let settled = |follower: &Self| follower.index.is_synced() && follower.state(&expected) == expected;
-        if !self.follow(settled).await {
+        if !self.reach(&expected, PATIENCE).await {
             assert_eq!(self.state(&expected), expected);
             panic!("not synced");
         }
     }
 
-    /// Follows until something is so.
-    pub async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
-        assert!(self.follow(condition).await, "it did not happen; stats: {:#?}", self.stats);
+    /// Whether the index comes to hold exactly this in time.
+    pub async fn reach(&mut self, expected: &State, patience: Duration) -> bool {
+        let reached = |follower: &Self| follower.index.is_synced() && follower.state(expected) == *expected;
+        self.follow(reached, patience).await
     }
 
-    async fn follow(&mut self, done: impl Fn(&Self) -> bool) -> bool {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+    /// Follows until something is so.
+    pub async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
+        assert!(self.follow(condition, PATIENCE).await, "it did not happen; stats: {:#?}", self.stats);
+    }
+
+    async fn follow(&mut self, done: impl Fn(&Self) -> bool, patience: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + patience;
         while !done(self) {
             if tokio::time::Instant::now() > deadline {
                 return false;
@@ -99,8 +107,12 @@ impl Follower {
             let Ok(event) = tokio::time::timeout(Duration::from_millis(10), self.events.recv()).await else {
                 continue;
             };
-            self.index.apply(event.expect("the source goes on"));
-            self.check_steady();
+            let mut next = Some(event.expect("the source goes on"));
+            while let Some(event) = next {
+                self.index.apply(event);
+                self.check_steady();
+                next = self.events.try_recv().ok();
+            }
         }
         true
     }
@@ -129,27 +141,29 @@ impl Follower {
     }
 }
 
+impl State {
+    /// What these objects mean to the agent; what it cannot use is left out.
+    pub fn of(services: &[core::Service], slices: &[discovery::EndpointSlice], node: Option<&core::Node>) -> Self {
+        let mut interner = Interner::default();
+        let services = services.iter().filter_map(|service| Some(parse_service(&mut interner, service).ok()?.object));
+        let services = services.map(|service| (service.name.clone(), service)).collect();
+        let slices = slices.iter().filter_map(|slice| Some(parse_endpoint_slice(&mut interner, slice).ok()?.object));
+        let slices = slices.map(|slice| (slice.name.clone(), slice)).collect();
+        let unknown = || Node { name: NODE.into(), ..Node::default() };
+        let node = node.map_or_else(unknown, |node| parse_node(&mut Interner::default(), node).unwrap().object);
+        Self { services, slices, node }
+    }
+}
+
 /// What a fresh list gives.
 fn fresh(server: &ApiServer) -> State {
-    let mut interner = Interner::default();
+    fn typed<K: DeserializeOwned>(objects: Vec<Value>) -> Vec<K> {
+        objects.into_iter().map(|object| serde_json::from_value(object).unwrap()).collect()
+    }
     let services = server.objects(Resource::Services, "!service.kubernetes.io/service-proxy-name", "");
     let slices = server.objects(Resource::EndpointSlices, "!service.kubernetes.io/headless", "");
     let nodes = server.objects(Resource::Nodes, "", &format!("metadata.name={NODE}"));
-    let services = services.into_iter().filter_map(|object| {
-        let parsed = parse_service(&mut interner, &serde_json::from_value(object).unwrap()).ok()?;
-        Some((parsed.object.name.clone(), parsed.object))
-    });
-    let services = services.collect();
-    let slices = slices.into_iter().filter_map(|object| {
-        let parsed = parse_endpoint_slice(&mut interner, &serde_json::from_value(object).unwrap()).ok()?;
-        Some((parsed.object.name.clone(), parsed.object))
-    });
-    let slices = slices.collect();
-    let node = nodes.into_iter().next();
-    let node = node.map_or(Node { name: NODE.into(), ..Node::default() }, |object| {
-        parse_node(&mut interner, &serde_json::from_value(object).unwrap()).unwrap().object
-    });
-    State { services, slices, node }
+    State::of(&typed(services), &typed(slices), typed(nodes).first())
 }
 
 pub fn service(name: &str, cluster_ip: &str) -> Value {

@@ -71,11 +71,14 @@ pub(super) fn echo(to: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// Forbids fragmentation: too large datagrams fail, as with path MTU discovery by the program itself.
-pub(super) fn dont_fragment(socket: &impl AsFd, to: SocketAddr) -> io::Result<()> {
-    match to {
-        SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?,
-        SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?,
+/// Forbids fragmentation: too large datagrams fail, as with path MTU discovery by the program itself. Or allows it to everybody
+/// on the path: with the kernel's default the first datagram that is too large for the path would be lost.
+pub(super) fn set_fragmentation(socket: &impl AsFd, to: SocketAddr, forbidden: bool) -> io::Result<()> {
+    match (to, forbidden) {
+        (SocketAddr::V4(_), true) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?,
+        (SocketAddr::V4(_), false) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?,
+        (SocketAddr::V6(_), true) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?,
+        (SocketAddr::V6(_), false) => {}
     }
     Ok(())
 }

@@ -30,9 +30,7 @@ pub(super) struct Socket {
 impl Socket {
     async fn open(probe: &Udp) -> io::Result<Self> {
         let socket = sockets::udp(probe.to, probe.source_port)?;
-        if probe.dont_fragment {
-            sockets::dont_fragment(&socket, probe.to)?;
-        }
+        sockets::set_fragmentation(&socket, probe.to, probe.dont_fragment)?;
         if !probe.unconnected {
             socket.connect(probe.to).await?;
         }

@@ -120,6 +120,12 @@ impl Lab {
         Ok(())
     }
 
+    /// Makes every machine forget the path MTUs it has learned.
+    pub fn forget_paths(&self) -> Result<()> {
+        let flush = [("net/ipv4/route/flush", "1"), ("net/ipv6/route/flush", "1")];
+        self.machines.values().try_for_each(|machine| machine.namespace().write_sysctls(&flush))
+    }
+
     /// Directory for files of this lab; removed with it.
     pub fn state_dir(&self) -> PathBuf {
         self.id().state_dir()

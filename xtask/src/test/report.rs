@@ -83,7 +83,7 @@ impl Reader {
             self.successes = true;
         } else if line == "failures:" {
             self.successes = false;
-        } else if let (true, Some(reason)) = (self.successes, line.strip_prefix("skipped: ")) {
+        } else if let (true, Some(reason)) = (self.successes, skip_reason(line)) {
             outcome.skipped.push(reason.to_owned());
             self.said_skipped += 1;
         } else if let Some(test) = line.strip_prefix("test ") {
@@ -100,6 +100,11 @@ impl Reader {
         let passed = self.outcome.passed.saturating_sub(self.said_skipped);
         Outcome { passed, ..self.outcome }
     }
+}
+
+fn skip_reason(line: &str) -> Option<&str> {
+    let (mark, reason) = line.split_once(": ")?;
+    mark.eq_ignore_ascii_case("skipped").then_some(reason)
 }
 
 /// The number before `what` in `ok. 3 passed; 0 failed; …`.
@@ -122,7 +127,7 @@ mod tests {
             ("test d ... ignored, needs two nodes", true),
             ("successes:", false),
             ("---- c stdout ----", false),
-            ("skipped: no IPv6 here", false),
+            ("SKIPPED: no IPv6 here", false),
             ("failures:", true),
             ("---- b stdout ----", true),
             ("skipped: not a result, only text", true),

@@ -113,7 +113,7 @@ mod tests {
         let mut claims = Claims::default();
         let (key, of_b) = node("b");
         assert_eq!(claims.replace(&file("b"), &[], vec![node("b")]), []);
-        assert_eq!(claims.take_changes(), [of_b.clone()]);
+        assert_eq!(claims.take_changes(), std::slice::from_ref(&of_b));
 
         let (_, of_a) = node("a");
         let duplicate = |loser: &str| Duplicate { key: key.clone(), winner: file("a"), loser: file(loser) };

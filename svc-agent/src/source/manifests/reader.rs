@@ -1,6 +1,7 @@
 //! Turns the present state of the directory into the events that lead there from the last one. Blocking.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
@@ -100,12 +101,18 @@ impl Reader {
             let Some((key, event)) = self.usable(&name, found) else {
                 continue;
             };
-            if objects.contains_key(&key) {
-                let what = format!("{} {}", key.0, key.1);
-                self.stats.kind(key.0).count_unusable(RejectReason::DuplicateObject.label());
-                warn!(file = %name.display(), object = what, "the object is in the file twice, the first counts: remove one");
-            } else {
-                objects.insert(key, event);
+            match objects.entry(key) {
+                Entry::Vacant(place) => {
+                    place.insert(event);
+                }
+                Entry::Occupied(place) => {
+                    let (kind, object) = place.key();
+                    self.stats.kind(*kind).count_unusable(RejectReason::DuplicateObject.label());
+                    warn!(
+                        file = %name.display(), object = format!("{kind} {object}"),
+                        "the object is in the file twice, the first counts: remove one"
+                    );
+                }
             }
         }
         let keys = objects.keys().cloned().collect();

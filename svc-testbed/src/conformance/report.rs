@@ -1,0 +1,86 @@
+//! The table of results and the explanations below it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{
+    dataplane::Mode,
+    run::{Failure, Report},
+};
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
+}
+
+/// Prints one line per scenario with a column per mode, then what failed and why, then the totals.
+pub fn print(reports: &[Report], modes: &[Mode], with_remarks: bool) -> Totals {
+    let mut table = BTreeMap::<&str, BTreeMap<Mode, &Report>>::new();
+    for report in reports {
+        table.entry(&report.scenario).or_default().insert(report.mode, report);
+    }
+    let width = table.keys().map(|name| name.len()).max().unwrap_or_default();
+    let heading: Vec<String> = modes.iter().map(|mode| format!("{:<26}", mode.name())).collect();
+    println!("{:<width$}  {}", "scenario", heading.concat().trim_end());
+    for (scenario, columns) in &table {
+        let cells: Vec<String> = modes
+            .iter()
+            .map(|mode| format!("{:<26}", columns.get(mode).map(|report| cell(report)).unwrap_or_default()))
+            .collect();
+        println!("{scenario:<width$}  {}", cells.concat().trim_end());
+    }
+    for report in reports {
+        explain(report, &report.failures, "");
+        if with_remarks {
+            explain(report, &report.remarks, " (not required)");
+        }
+    }
+    let count = |accept: fn(&Report) -> bool| reports.iter().filter(|report| accept(report)).count();
+    let totals = Totals {
+        passed: count(|report| report.skipped.is_none() && report.failures.is_empty()),
+        failed: count(|report| !report.failures.is_empty()),
+        skipped: count(|report| report.skipped.is_some()),
+    };
+    println!("\n{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    totals
+}
+
+fn cell(report: &Report) -> String {
+    match (&report.skipped, report.failures.len()) {
+        (Some(feature), _) => format!("not yet: {feature}"),
+        (None, 0) => "pass".to_owned(),
+        (None, failed) => format!("FAIL {failed} of {} probes", report.probes),
+    }
+}
+
+fn explain(report: &Report, failures: &[Failure], remark: &str) {
+    let mut last_step = "";
+    if !failures.is_empty() {
+        println!("\n{} [{}]{remark}", report.scenario, report.mode.name());
+    }
+    for failure in failures {
+        if failure.step != last_step {
+            println!("  {}", failure.step);
+            last_step = &failure.step;
+        }
+        println!("    {}", failure.probe);
+        for difference in &failure.differences {
+            println!(
+                "      {}: expected {}, observed {}",
+                difference.field,
+                difference.expected,
+                brief(&difference.observed)
+            );
+        }
+        for seen in &failure.seen {
+            println!("      {seen}");
+        }
+    }
+}
+
+fn brief(observed: &Value) -> String {
+    if observed.is_null() { "nothing".to_owned() } else { observed.to_string() }
+}

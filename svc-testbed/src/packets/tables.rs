@@ -1,0 +1,311 @@
+//! The maps in plain memory, with a clock that stands still, dice that fall as told and tables that can be full.
+//! Neighbours: `svc_datapath::Tables` is what it implements, [`super::world`] what it is filled from.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use svc_common::{
+    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowKey,
+    FrontendKey, ServiceCounters, ServiceEntry, SocketKey, SocketValue,
+};
+use svc_datapath::{Counted, FamilyTables, InsertError, Tables};
+
+use super::state::State;
+use super::world::{Change, Narrow, flow_key, frontend_key};
+
+/// Far from zero, so that no age underflows by accident.
+const START: u32 = 1_000_000;
+
+/// Capacity of SERVICES: an array has an entry of zeroes at every index below.
+const SERVICES_MAX: u32 = 65_536;
+
+#[derive(Clone)]
+struct Family<A> {
+    classes: HashMap<A, u8>,
+    frontends: HashMap<FrontendKey<A>, u32>,
+    flows: RefCell<HashMap<FlowKey<A>, Flow<A>>>,
+}
+
+impl<A> Default for Family<A> {
+    fn default() -> Self {
+        Self { classes: HashMap::new(), frontends: HashMap::new(), flows: RefCell::default() }
+    }
+}
+
+#[derive(Clone)]
+pub struct MemoryTables {
+    v4: Family<AddrV4>,
+    v6: Family<AddrV6>,
+    ranges: Vec<(IpAddr, u8)>,
+    services: HashMap<u32, ServiceEntry>,
+    slots: HashMap<u32, BackendRef>,
+    backends: HashMap<u32, BackendEntry>,
+    config: Config,
+    affinities: RefCell<HashMap<AffinityKey, AffinityValue>>,
+    sockets: RefCell<HashMap<SocketKey, SocketValue>>,
+    counters: RefCell<HashMap<u32, ServiceCounters>>,
+    drops: RefCell<HashMap<DropReason, u64>>,
+    events: RefCell<Vec<Event>>,
+    random: RefCell<VecDeque<u32>>,
+    seed: Cell<u32>,
+    now: u32,
+    flow_capacity: usize,
+}
+
+impl MemoryTables {
+    /// `random` is what the first calls of `Tables::random` return.
+    pub fn new(changes: &[Change], random: &[u32]) -> Self {
+        let mut tables = Self {
+            v4: Family::default(),
+            v6: Family::default(),
+            ranges: Vec::new(),
+            services: HashMap::new(),
+            slots: HashMap::new(),
+            backends: HashMap::new(),
+            config: Config::default(),
+            affinities: RefCell::default(),
+            sockets: RefCell::default(),
+            counters: RefCell::default(),
+            drops: RefCell::default(),
+            events: RefCell::default(),
+            random: RefCell::new(random.iter().copied().collect()),
+            seed: Cell::new(0x9e37_79b9),
+            now: START,
+            flow_capacity: usize::MAX,
+        };
+        for change in changes {
+            tables.apply(change);
+        }
+        tables
+    }
+
+    pub fn apply(&mut self, change: &Change) {
+        match *change {
+            Change::Frontend { address, protocol, service } => {
+                self.v4.set_frontend(frontend_key(address, protocol), service);
+                self.v6.set_frontend(frontend_key(address, protocol), service);
+            }
+            Change::Service { index, entry } => {
+                self.services.insert(index, entry);
+            }
+            Change::Slot { index, backend } => {
+                self.slots.insert(index, backend);
+            }
+            Change::Backend { index, entry } => {
+                self.backends.insert(index, entry);
+            }
+            Change::Config(config) => self.config = config,
+            Change::Class { address, bits } => {
+                self.v4.add_class(address, bits);
+                self.v6.add_class(address, bits);
+            }
+            Change::Range { address, prefix } => self.ranges.push((address, prefix)),
+            Change::ForgetFlow { stage, protocol, source, destination } => {
+                self.v4.forget(flow_key(stage, protocol, source, destination));
+                self.v6.forget(flow_key(stage, protocol, source, destination));
+            }
+            Change::Advance(seconds) => self.now += seconds,
+            Change::FlowCapacity(capacity) => self.flow_capacity = capacity,
+        }
+    }
+
+    /// What the maps hold; events are handed out once.
+    pub fn state(&self) -> State {
+        let mut state = State::default();
+        let age = |last_seen: u32| self.now.wrapping_sub(last_seen);
+        state.add_flows(&self.v4.all_flows(), age);
+        state.add_flows(&self.v6.all_flows(), age);
+        for (key, value) in self.affinities.borrow().iter() {
+            state.add_affinity(key, value, age(value.last_seen));
+        }
+        for (service, counters) in self.counters.borrow().iter() {
+            state.add_counters(*service, counters);
+        }
+        for (reason, count) in self.drops.borrow().iter() {
+            state.add_drops(*reason, *count);
+        }
+        for event in self.events.borrow_mut().drain(..) {
+            state.add_event(&event);
+        }
+        state
+    }
+}
+
+impl<A: Narrow> Family<A> {
+    fn set_frontend(&mut self, key: Option<FrontendKey<A>>, service: Option<u32>) {
+        match (key, service) {
+            (Some(key), Some(service)) => drop(self.frontends.insert(key, service)),
+            (Some(key), None) => drop(self.frontends.remove(&key)),
+            (None, _) => {}
+        }
+    }
+
+    fn add_class(&mut self, address: IpAddr, bits: u8) {
+        if let Some(address) = A::narrow(address) {
+            *self.classes.entry(address).or_default() |= bits;
+        }
+    }
+
+    fn forget(&mut self, key: Option<FlowKey<A>>) {
+        if let Some(key) = key {
+            self.flows.get_mut().remove(&key).expect("case: the flow to forget is not there");
+        }
+    }
+
+    fn all_flows(&self) -> Vec<(FlowKey<A>, Flow<A>)>
+    where
+        A: Hash,
+    {
+        self.flows.borrow().iter().map(|(key, flow)| (*key, *flow)).collect()
+    }
+
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow<A>, replace: bool, free: usize) -> Result<(), InsertError> {
+        let mut flows = self.flows.borrow_mut();
+        match flows.contains_key(key) {
+            true if !replace => return Err(InsertError::Exists),
+            false if free == 0 => return Err(InsertError::Full),
+            _ => {}
+        }
+        flows.insert(*key, *flow);
+        Ok(())
+    }
+
+    fn mark(&self, key: &FlowKey<A>, state: u8, now: u32) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
+            flow.state |= state;
+            flow.last_seen = now;
+        }
+    }
+}
+
+fn in_range(address: IpAddr, (range, prefix): &(IpAddr, u8)) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 4),
+        IpAddr::V6(v6) => (v6.to_bits(), 6),
+    };
+    let ((address, family), (range, range_family)) = (bits(address), bits(*range));
+    family == range_family && (address ^ range).leading_zeros() >= u32::from(*prefix)
+}
+
+macro_rules! family_tables {
+    ($address:ty, $family:ident, $node:ident) => {
+        impl FamilyTables<$address> for MemoryTables {
+            fn address_class(&self, address: $address) -> u8 {
+                self.$family.classes.get(&address).copied().unwrap_or_default()
+            }
+
+            fn frontend(&self, key: &FrontendKey<$address>) -> Option<u32> {
+                self.$family.frontends.get(key).copied()
+            }
+
+            fn flow(&self, key: &FlowKey<$address>) -> Option<Flow<$address>> {
+                self.$family.flows.borrow().get(key).copied()
+            }
+
+            fn insert_flow(
+                &self,
+                key: &FlowKey<$address>,
+                flow: &Flow<$address>,
+                replace: bool,
+            ) -> Result<(), InsertError> {
+                let free = self.flow_capacity.saturating_sub(self.$family.flows.borrow().len());
+                self.$family.insert_flow(key, flow, replace, free)
+            }
+
+            fn mark_flow(&self, key: &FlowKey<$address>, state: u8, now: u32) {
+                self.$family.mark(key, state, now);
+            }
+
+            fn node_address(&self) -> $address {
+                self.config.$node
+            }
+
+            fn in_cluster(&self, address: $address) -> bool {
+                self.ranges.iter().any(|range| in_range(address.widen(), range))
+            }
+        }
+    };
+}
+family_tables!(AddrV4, v4, node_v4);
+family_tables!(AddrV6, v6, node_v6);
+
+impl Tables for MemoryTables {
+    fn features(&self) -> u32 {
+        self.config.features
+    }
+
+    fn service(&self, index: u32) -> Option<ServiceEntry> {
+        (index < SERVICES_MAX).then(|| self.services.get(&index).copied().unwrap_or_default())
+    }
+
+    fn slot(&self, index: u32) -> Option<BackendRef> {
+        Some(self.slots.get(&index).copied().unwrap_or_default())
+    }
+
+    fn backend(&self, index: u32) -> Option<BackendEntry> {
+        Some(self.backends.get(&index).copied().unwrap_or_default())
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.affinities.borrow().get(key).copied()
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
+        self.affinities.borrow_mut().insert(*key, *value);
+    }
+
+    fn socket(&self, key: &SocketKey) -> Option<SocketValue> {
+        self.sockets.borrow().get(key).copied()
+    }
+
+    fn set_socket(&self, key: &SocketKey, value: &SocketValue) {
+        self.sockets.borrow_mut().insert(*key, *value);
+    }
+
+    fn count(&self, service: u32, what: Counted) {
+        let mut counters = self.counters.borrow_mut();
+        let entry = counters.entry(service).or_default();
+        match what {
+            Counted::ConnectionTc => entry.connections_tc += 1,
+            Counted::ConnectionSocket => entry.connections_socket += 1,
+            Counted::ToBackend(bytes) => {
+                entry.packets_to_backend += 1;
+                entry.bytes_to_backend += u64::from(bytes);
+            }
+            Counted::ToClient(bytes) => {
+                entry.packets_to_client += 1;
+                entry.bytes_to_client += u64::from(bytes);
+            }
+            Counted::Rejected => entry.rejected += 1,
+        }
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        *self.drops.borrow_mut().entry(reason).or_default() += 1;
+    }
+
+    fn events_wanted(&self, now: u32) -> bool {
+        now < self.config.events_until
+    }
+
+    fn emit(&self, event: &Event) {
+        self.events.borrow_mut().push(*event);
+    }
+
+    fn now(&self) -> u32 {
+        self.now
+    }
+
+    fn random(&self) -> u32 {
+        self.random.borrow_mut().pop_front().unwrap_or_else(|| {
+            let mut x = self.seed.get();
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
+            self.seed.set(x);
+            x
+        })
+    }
+}

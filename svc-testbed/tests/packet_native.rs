@@ -1,0 +1,177 @@
+//! All packet cases on the packet logic as ordinary code: with complete and with offloaded checksums, cut off at every
+//! byte, and with a kernel that refuses every single change.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::fmt::Write as _;
+
+use svc_common::{DropReason, Protocol};
+use svc_datapath::Action;
+use svc_testbed::packets::case::{Case, Hook, Outcome, Output, Step, case, resolve};
+use svc_testbed::packets::cases;
+use svc_testbed::packets::frame::{Checksums, Frame, tcp};
+use svc_testbed::packets::native;
+use svc_testbed::packets::oracle;
+use svc_testbed::packets::packet::{MemoryPacket, Offload};
+use svc_testbed::packets::show;
+use svc_testbed::packets::tables::MemoryTables;
+use svc_testbed::packets::world::{Change, World};
+
+#[test]
+fn every_case() {
+    let failures: Vec<String> = cases::all().iter().filter_map(|case| native::check(case).err()).collect();
+    assert!(failures.is_empty(), "{} cases fail\n\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Calls `visit` with the tables as they are just before each packet of each case.
+fn before_each_packet(checksums: Checksums, mut visit: impl FnMut(&Case, Hook, &MemoryPacket, &Output, &MemoryTables)) {
+    for case in cases::all() {
+        let mut tables = MemoryTables::new(&case.world, &case.random);
+        let mut before = None;
+        let mut chosen = None;
+        for step in &case.steps {
+            match step {
+                Step::World(changes) => changes.iter().for_each(|change| tables.apply(change)),
+                Step::Packet(step) => {
+                    let mut packet = step.packet(checksums, chosen, before.as_ref());
+                    visit(&case, step.hook, &packet, &step.output, &tables.clone());
+                    native::run(step.hook, &mut packet, &tables);
+                    if let Output::Frame(frame) = &step.output
+                        && resolve(frame, None) == **frame
+                    {
+                        chosen = chosen.or_else(|| chosen_port(frame, &packet));
+                    }
+                    before = Some(packet);
+                }
+            }
+        }
+    }
+}
+
+fn chosen_port(expected: &Frame, packet: &MemoryPacket) -> Option<u16> {
+    use svc_testbed::packets::case::CHOSEN;
+    (expected.source.port() == CHOSEN).then(|| svc_testbed::packets::runner::source_port(&packet.finish())).flatten()
+}
+
+/// Whether a packet that lost its end is left alone or dropped for that reason.
+fn holds_when_cut(hook: Hook, cut: &[u8], tables: &MemoryTables) -> bool {
+    if oracle::verify(cut).is_ok() {
+        // Only padding is missing, or nothing behind the Ethernet header is left to be wrong.
+        return true;
+    }
+    let tables = tables.clone();
+    let before = tables.state();
+    let mut packet = MemoryPacket::new(cut.to_vec(), Offload::Complete, false);
+    let action = native::run(hook, &mut packet, &tables);
+    let changes = before.changes(&tables.state());
+    match action {
+        Action::Pass => packet.bytes() == cut && changes.is_empty(),
+        Action::Drop(DropReason::Malformed) => changes == ["drops: malformed +1"],
+        Action::Drop(DropReason::FragmentUnknown) => changes == ["drops: fragment_unknown +1"],
+        _ => false,
+    }
+}
+
+#[test]
+fn cut_off_at_every_byte() {
+    let mut wrong = String::new();
+    before_each_packet(Checksums::Complete, |case, hook, packet, _, tables| {
+        let lengths =
+            (0..packet.bytes().len()).filter(|length| !holds_when_cut(hook, &packet.bytes()[..*length], tables));
+        let lengths: Vec<usize> = lengths.collect();
+        if let (Some(first), Some(last)) = (lengths.first(), lengths.last()) {
+            let count = lengths.len();
+            let _ = writeln!(wrong, "case '{}' at {hook:?}: {count} lengths, {first} to {last} bytes", case.name);
+        }
+    });
+    assert!(wrong.is_empty(), "{} packets\n{wrong}", wrong.lines().count());
+}
+
+#[test]
+fn every_change_refused_by_the_kernel() {
+    let mut wrong = String::new();
+    for checksums in [Checksums::Complete, Checksums::Offloaded] {
+        before_each_packet(checksums, |case, hook, packet, output, tables| {
+            if matches!(output, Output::Unchanged | Output::Gone) {
+                return;
+            }
+            let mut whole = packet.clone();
+            native::run(hook, &mut whole, &tables.clone());
+            for change in 1..=whole.changes() - packet.changes() {
+                let mut packet = packet.clone();
+                packet.fail_from(change);
+                let action = native::run(hook, &mut packet, &tables.clone());
+                if action != Action::Drop(DropReason::RewriteFailed) {
+                    let _ = writeln!(wrong, "case '{}' at {hook:?}: change {change} refused: {action:?}", case.name);
+                }
+            }
+        });
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn ports_that_stand_for_the_node_are_not_those_of_its_sockets() {
+    let world = World::new().forward(Protocol::TCP, "10.96.0.20:80", &["10.244.3.46:80"]);
+    let tables = MemoryTables::new(world.changes(), &[]);
+    for port in 1025..1525 {
+        let mut packet = tcp(&format!("10.244.3.46:{port}"), "10.96.0.20:80").syn(1).packet(Checksums::Complete);
+        assert_eq!(native::run(Hook::PodIngress, &mut packet, &tables), Action::TurnBack);
+        let shown = svc_testbed::packets::runner::source_port(packet.bytes()).unwrap();
+        // net.ipv4.ip_local_port_range ends at 60999.
+        assert!(shown >= 61_000, "port {shown} may belong to a socket of the node");
+    }
+}
+
+/// The kit must be able to fail: a case with one wrong expectation each.
+#[test]
+fn wrong_expectations_are_noticed() {
+    let world = World::new().forward(Protocol::TCP, "10.96.0.20:80", &["10.244.3.46:80"]);
+    let (client, service, pod) = ("10.244.3.5:40000", "10.96.0.20:80", "10.244.3.46:80");
+    let opened = "
+        + flow ingress tcp 10.244.3.5:40000 > 10.96.0.20:80 => 10.244.3.5:40000 > 10.244.3.46:80, backend 1, service 1, to_backend addresses, peer egress []
+        + flow egress tcp 10.244.3.46:80 > 10.244.3.5:40000 => 10.96.0.20:80 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
+        service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40";
+    let start = || case("self-test", &world).at(Hook::PodIngress, tcp(client, service).syn(1));
+    let report = |case: Case| native::check(&case).err().unwrap_or_default();
+
+    assert_eq!(report(start().becomes(tcp(client, pod).syn(1)).changes(opened)), "");
+    assert!(report(start().becomes(tcp(client, pod).syn(2)).changes(opened)).contains("expected"));
+    assert!(report(start().becomes(tcp(client, pod).syn(1))).contains("extra:   + flow"));
+    assert!(
+        report(start().becomes(tcp(client, pod).syn(1)).changes(opened).changes("drops: x +1")).contains("missing")
+    );
+    assert!(report(start().changes(opened)).contains("packet:"));
+    assert!(report(start().is_dropped(DropReason::NoEndpoint).changes(opened)).contains("outcome"));
+    let forgotten = Change::ForgetFlow {
+        stage: 1,
+        protocol: Protocol::TCP,
+        source: pod.parse().unwrap(),
+        destination: client.parse().unwrap(),
+    };
+    let half = start()
+        .becomes(tcp(client, pod).syn(1))
+        .changes(opened)
+        .at(Hook::PodIngress, tcp(client, service).ack(2, 3))
+        .becomes(tcp(client, pod).ack(2, 3))
+        .changes("service 1: packets_to_backend +1, bytes_to_backend +40")
+        .leaves_half("it does not");
+    assert!(report(half).contains("without its other half"));
+    let mut tables = MemoryTables::new(world.changes(), &[]);
+    let mut packet = tcp(client, service).syn(1).packet(Checksums::Complete);
+    native::run(Hook::PodIngress, &mut packet, &tables);
+    tables.apply(&forgotten);
+    assert_eq!(tables.state().halves().len(), 1);
+    assert_ne!(Outcome::Drop(Some(DropReason::NoEndpoint)), Outcome::Drop(Some(DropReason::Malformed)));
+}
+
+/// The model of hardware offload agrees with software: a frame that hardware finishes is the complete frame.
+#[test]
+fn offload_model_agrees_with_the_oracle() {
+    for case in cases::all() {
+        for (_, frame) in case.inputs().filter(|(_, frame)| frame.can_offload()) {
+            let finished = frame.packet(Checksums::Offloaded).finish();
+            assert_eq!(finished, frame.bytes(Checksums::Complete), "{}", show::summary(&finished));
+            oracle::verify(&finished).unwrap();
+        }
+    }
+}
