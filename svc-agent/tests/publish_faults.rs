@@ -5,7 +5,7 @@
 mod publish_support;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -176,11 +176,13 @@ impl World {
         let mut allowed = self.allowed.lock().unwrap();
         let wanted: HashMap<Frontend, Seen> =
             self.wanted.values().flatten().map(|plan| (frontend_of(plan), seen_of(plan))).collect();
-        for frontend in wanted.keys().chain(now.keys()) {
+        let settled = self.publisher.pending() == 0;
+        for frontend in wanted.keys().chain(now.keys()).collect::<HashSet<_>>() {
             let (now, new) = (now.get(frontend).cloned(), wanted.get(frontend).cloned().flatten());
             let asked = allowed.entry(*frontend).or_default();
-            // What was asked for and refused may still come on the way to what is asked for now.
-            if asked.last() == Some(&now) {
+            // What was asked for and refused may still come on the way to what is asked for now; also where things look
+            // right already, because a service that could not be removed looks like the one that is to replace it.
+            if settled && asked.last() == Some(&now) {
                 asked.clear();
             }
             asked.extend([now, new]);
