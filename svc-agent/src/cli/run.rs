@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use svc_common::ABI_VERSION;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
@@ -68,7 +68,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         node = config.node_name,
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
-        cluster_cidrs = ?config.cluster_cidrs,
+        cluster_cidrs = ?config.datapath.cluster_ranges,
         service_cidrs = ?config.service_cidrs,
         "starting"
     );
@@ -77,6 +77,8 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let (sender, events) = mpsc::channel(QUEUE);
     let source = prepare_source(&config, Arc::clone(&source_stats), sender).await?;
 
+    // Lists arrive while the verifier works.
+    let source = tokio::spawn(source);
     let hooks = if config.datapath.socket_lb == SocketLb::Off { 0 } else { HOOKS.len() };
     let bpf_root = config.datapath.bpf_root.clone();
     let loaded = Loaded::load(config.datapath)?;
@@ -89,34 +91,28 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let shared = Shared::new(Settings { service_metrics: config.service_metrics, ..Settings::default() });
     shared.attach_maps(Box::new(PinnedMaps::open(&bpf_root)?));
     shared.attach_source(move || SourceState::all(&source_stats));
-    tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, None));
+    tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
-    let (ready, is_ready) = oneshot::channel();
     let owner = Owner {
         index: Index::new(&config.node_name),
         publisher,
-        shared: Arc::clone(&shared),
+        shared,
         events,
         uplinks: follower.addresses(),
         interfaces: follower.counts(),
         hooks,
-        ready: Some(ready),
+        ready: false,
         written: NodeAddresses::default(),
     };
     let follower = tokio::spawn(follower.run());
-    let source = tokio::spawn(source);
     let owner = tokio::spawn(owner.run());
-    tokio::spawn(async move {
-        if is_ready.await.is_ok() {
-            tracing::info!("ready");
-            serve(shared, None, config.healthz_address).await;
-        }
-    });
     tokio::select! {
-        ended = follower => ended?.context("interfaces are no longer followed"),
-        ended = source => ended?.and(Err(anyhow!("the source ended"))),
-        ended = owner => ended.map_err(Into::into).and(Err(anyhow!("the source ended"))),
+        ended = follower => ended?.context("interfaces are no longer followed")?,
+        ended = owner => ended?,
     }
+    // The owner ends when the source has, which knows why.
+    source.await??;
+    Err(anyhow!("the source ended"))
 }
 
 type Source = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;

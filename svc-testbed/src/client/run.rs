@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bulk, load, ping,
-    protocol::{Again, Numbered, Reply, Request, Sample},
+    protocol::{Again, Numbered, Reply, Request},
+    report::Sample,
     tcp, udp,
 };
 use crate::stdio;
