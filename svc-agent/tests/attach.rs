@@ -164,8 +164,18 @@ fn clsact_filters_follow_interfaces_and_are_replaced_in_place() {
 #[test]
 fn socket_hooks_come_and_go_with_the_mode() {
     lab(|lab| async move {
-        let hooks =
-            ["connect4", "connect6", "getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4", "sendmsg6"];
+        let hooks = [
+            "bind4",
+            "bind6",
+            "connect4",
+            "connect6",
+            "getpeername4",
+            "getpeername6",
+            "recvmsg4",
+            "recvmsg6",
+            "sendmsg4",
+            "sendmsg6",
+        ];
         for (mode, features, expected) in [
             (SocketLb::All, feature::SOCKET_LB_ALL, &hooks[..]),
             (SocketLb::Host, feature::SOCKET_LB_HOST | feature::TRACK_DIRECT, &hooks[..]),

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, MapData};
 use publish_support::kernel::PinnedMaps;
 use publish_support::{Random, Selection, object_name, select};
 use svc_agent::datapath::maps::Access;
@@ -16,6 +17,7 @@ use svc_agent::model::{IpFamily, Transport};
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::memory::MemoryMaps;
 use svc_agent::publish::{Capacities, Frontend, GRACE, Maps, Publisher};
+use svc_common::{AddrV4, FrontendKeyV4, map};
 
 const SERVICES: usize = 4;
 const CHANGES: u32 = 10_000;
@@ -168,8 +170,14 @@ fn readers_of_kernel_maps_never_see_what_they_must_not() {
     let Some(pinned) = PinnedMaps::create(CAPACITIES) else { return };
     let readers = (0..2).map(|seed| {
         let maps = pinned.open(Access::ReadOnly);
-        // Any service entry may be the one; those of other frontends are none of our business.
-        move |shared: &Shared| read(&maps, shared, |_| (0..CAPACITIES.services).collect(), seed)
+        let frontends = MapData::from_pin(pinned.directory().join(map::FRONTENDS_V4)).unwrap();
+        let frontends: HashMap<MapData, FrontendKeyV4, u32> = Map::HashMap(frontends).try_into().unwrap();
+        let index = move |frontend: &Frontend| {
+            let address = AddrV4(frontend.address.0[0]);
+            let key = FrontendKeyV4 { address, port: frontend.port, protocol: frontend.protocol, zero: 0 };
+            frontends.get(&key, 0).into_iter().collect()
+        };
+        move |shared: &Shared| read(&maps, shared, index, seed)
     });
     let readers = readers.collect();
     hammer(Publisher::new(pinned.open(Access::ReadWrite)), readers);

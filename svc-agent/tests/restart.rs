@@ -4,10 +4,14 @@
 mod common;
 
 use std::fs;
+use std::net::Ipv6Addr;
 
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Map, MapData};
 use common::{Agent, GRANTED, lab, names_in, services, start};
 use rustix::process::Signal;
 use svc_agent::datapath::{Capacities, CleanupError, LoadError, Options, PinError, StartError, remove};
+use svc_common::{AddrV6, map};
 
 #[test]
 fn a_restart_keeps_maps_and_links_and_replaces_programs() {
@@ -15,7 +19,7 @@ fn a_restart_keeps_maps_and_links_and_replaces_programs() {
         lab.add_veth("veth-a", "peer-a").await;
         drop(start(lab.options()).await.unwrap());
         let (maps, links) = (lab.map_ids(), lab.link_ids());
-        assert!(maps.contains_key(svc_common::map::CONFIG), "{maps:?}");
+        assert!(maps.contains_key(map::CONFIG), "{maps:?}");
         // Eight hooks, and two programs on one interface.
         assert_eq!(links.len(), 10, "{links:?}");
         drop(start(lab.options()).await.unwrap());
@@ -26,6 +30,29 @@ fn a_restart_keeps_maps_and_links_and_replaces_programs() {
             assert_eq!(*link, links[name].0, "{name}: the link was detached and attached again");
             assert_ne!(*program, links[name].1, "{name}: still the old program");
         }
+    });
+}
+
+#[test]
+fn cluster_ranges_become_those_of_the_last_start() {
+    lab(|lab| async move {
+        let ranges = |lab: &common::Lab| {
+            let data = MapData::from_pin(lab.pins().map(map::CLUSTER_RANGES)).unwrap();
+            let trie: LpmTrie<_, AddrV6, u32> = Map::LpmTrie(data).try_into().unwrap();
+            let mut keys: Vec<_> =
+                trie.keys().map(|key| key.unwrap()).map(|key| (key.prefix_len(), key.data().octets())).collect();
+            keys.sort_unstable();
+            keys
+        };
+        let with = |networks: [&str; 2]| Options {
+            cluster_ranges: networks.map(|network| network.parse().unwrap()).to_vec(),
+            ..lab.options()
+        };
+        let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+        drop(start(with(["10.244.0.0/16", "fd44::/16"])).await.unwrap());
+        assert_eq!(ranges(&lab), [(16, octets("fd44::")), (112, octets("::ffff:10.244.0.0"))]);
+        drop(start(with(["10.244.0.0/16", "10.0.0.0/8"])).await.unwrap());
+        assert_eq!(ranges(&lab), [(104, octets("::ffff:10.0.0.0")), (112, octets("::ffff:10.244.0.0"))]);
     });
 }
 

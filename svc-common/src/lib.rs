@@ -53,6 +53,8 @@ pub mod program {
     pub const POD_EGRESS: &str = "pod_egress";
     pub const UPLINK_INGRESS: &str = "uplink_ingress";
     pub const UPLINK_EGRESS: &str = "uplink_egress";
+    pub const BIND4: &str = "bind4";
+    pub const BIND6: &str = "bind6";
     pub const CONNECT4: &str = "connect4";
     pub const CONNECT6: &str = "connect6";
     pub const SENDMSG4: &str = "sendmsg4";

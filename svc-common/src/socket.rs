@@ -24,6 +24,8 @@ pub mod socket_direction {
     pub const TO_BACKEND: u8 = 0;
     /// backend → frontend: for recvmsg and getpeername.
     pub const TO_FRONTEND: u8 = 1;
+    /// The program bound the socket to a port of its own choice; address and port of the key are zero.
+    pub const BOUND: u8 = 2;
 }
 
 /// Value of SOCKETS.

@@ -54,11 +54,12 @@ pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flo
             return true;
         }
         let ended = flow.state & flow_state::CLOSED != 0 || flow.state & BOTH_FIN == BOTH_FIN;
-        let unanswered = flow.state & flow_state::REPLIED == 0;
-        return !ended && !(unanswered && ended_backend(tables, flow.backend));
+        let answered = flow.state & flow_state::REPLIED != 0;
+        return !ended && (answered || !ended_backend(tables, flow.backend));
     }
     // A UDP client moves when its endpoint stopped serving; late replies of the old one may still pass.
-    !to_backend || !(now.wrapping_sub(flow.last_seen) > UDP_IDLE_SECONDS || ended_backend(tables, flow.backend))
+    let idle = now.wrapping_sub(flow.last_seen) > UDP_IDLE_SECONDS;
+    !to_backend || (!idle && !ended_backend(tables, flow.backend))
 }
 
 const BOTH_FIN: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;

@@ -19,8 +19,8 @@ pub struct Socket {
     pub protocol: Protocol,
     /// It lives in the node's own network namespace.
     pub host: bool,
-    /// The program chose the local port itself, before connecting; zero otherwise.
-    pub bound_port: Port,
+    /// Zero while it has none.
+    pub local_port: Port,
 }
 
 /// What becomes of an address a program passed to the kernel.
@@ -32,6 +32,12 @@ pub enum Resolution<A> {
     Refuse,
 }
 
+/// bind() to a port that the program chose.
+#[inline(always)]
+pub fn bind<T: Tables>(tables: &T, socket: &Socket) {
+    tables.set_socket(&bound_key(socket), &SocketValue::default());
+}
+
 /// connect(): TCP, and UDP sockets that become connected.
 #[inline(always)]
 pub fn connect<A: Address, T: Tables + FamilyTables<A>>(
@@ -41,6 +47,11 @@ pub fn connect<A: Address, T: Tables + FamilyTables<A>>(
     port: Port,
 ) -> Resolution<A> {
     let frontend = FrontendKey { address, port, protocol: socket.protocol, zero: 0 };
+    // The packet path can give the connection another source port when the program's own is taken by one straight to
+    // the same backend. A port that bind() took from the kernel's range is no such choice.
+    if !socket.host && socket.local_port != Port(0) && tables.socket(&bound_key(socket)).is_some() {
+        return Resolution::Unchanged;
+    }
     match lookup(tables, socket, &frontend) {
         Some(_) => choose(tables, socket, &frontend),
         None => Resolution::Unchanged,
@@ -91,13 +102,11 @@ fn lookup<A: Address, T: Tables + FamilyTables<A>>(
     (!leave_to_packets(socket, &service)).then_some(index)
 }
 
-/// The packet path serves these better: it sees the pod's own address (affinity), it can give a connection another
-/// source port when the program's is taken by one straight to the same backend, and a drop there looks like a drop.
+/// The packet path serves these better: it sees the pod's own address (affinity), and a drop there looks like a drop.
 /// The node's own sockets have no packet path of their own.
 #[inline(always)]
 fn leave_to_packets(socket: &Socket, service: &ServiceEntry) -> bool {
-    service.publication.verdict() == Verdict::DROP
-        || (!socket.host && (service.affinity_timeout != 0 || socket.bound_port.0 != 0))
+    service.publication.verdict() == Verdict::DROP || (!socket.host && service.affinity_timeout != 0)
 }
 
 #[inline(always)]
@@ -112,7 +121,7 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
     let begin = FlowKey {
         source: tables.node_address(),
         destination: frontend.address,
-        source_port: socket.bound_port,
+        source_port: socket.local_port,
         destination_port: frontend.port,
         protocol: socket.protocol,
         stage: flow_stage::INGRESS,
@@ -156,6 +165,11 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
 }
 
 #[inline(always)]
+fn bound_key(socket: &Socket) -> SocketKey {
+    key(socket, NOWHERE, Port(0), socket_direction::BOUND)
+}
+
+#[inline(always)]
 fn key(socket: &Socket, address: AddrV6, port: Port, direction: u8) -> SocketKey {
     SocketKey { cookie: socket.cookie, address, port, protocol: socket.protocol, direction, zero: 0 }
 }
@@ -170,7 +184,7 @@ fn announce<A: Address, T: Tables>(tables: &T, socket: &Socket, frontend: &Front
         client: NOWHERE,
         frontend: frontend.address.wide(),
         backend: if refused { NOWHERE } else { flow.destination.wide() },
-        client_port: socket.bound_port,
+        client_port: socket.local_port,
         frontend_port: frontend.port,
         backend_port: if refused { Port(0) } else { flow.destination_port },
         protocol: socket.protocol,

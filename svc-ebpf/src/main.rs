@@ -68,6 +68,16 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action) -> i32 {
     }
 }
 
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(context: SockAddrContext) -> i32 {
+    sockaddr::bind(&context)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(context: SockAddrContext) -> i32 {
+    sockaddr::bind(&context)
+}
+
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(context: SockAddrContext) -> i32 {
     sockaddr::connect4(&context)

@@ -17,13 +17,20 @@ const ECONNREFUSED: i32 = 111;
 /// `::ffff:0:0/96`
 const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
+pub fn bind(context: &SockAddrContext) -> i32 {
+    if port(context) != Port(0) {
+        socket::bind(&KernelTables, &socket(context));
+    }
+    PROCEED
+}
+
 pub fn connect4(context: &SockAddrContext) -> i32 {
-    let socket = socket(context, bound_port(context));
+    let socket = socket(context);
     apply4(context, socket::connect(&KernelTables, &socket, address4(context), port(context)))
 }
 
 pub fn connect6(context: &SockAddrContext) -> i32 {
-    let socket = socket(context, bound_port(context));
+    let socket = socket(context);
     let address = address6(context);
     match mapped(address) {
         Some(address) => apply_mapped(context, socket::connect(&KernelTables, &socket, address, port(context))),
@@ -32,12 +39,12 @@ pub fn connect6(context: &SockAddrContext) -> i32 {
 }
 
 pub fn sendmsg4(context: &SockAddrContext) -> i32 {
-    let socket = socket(context, Port(0));
+    let socket = socket(context);
     apply4(context, socket::sendmsg(&KernelTables, &socket, address4(context), port(context)))
 }
 
 pub fn sendmsg6(context: &SockAddrContext) -> i32 {
-    let socket = socket(context, Port(0));
+    let socket = socket(context);
     let address = address6(context);
     match mapped(address) {
         Some(address) => apply_mapped(context, socket::sendmsg(&KernelTables, &socket, address, port(context))),
@@ -46,7 +53,7 @@ pub fn sendmsg6(context: &SockAddrContext) -> i32 {
 }
 
 pub fn peer4(context: &SockAddrContext) -> i32 {
-    let socket = socket(context, Port(0));
+    let socket = socket(context);
     if let Some((address, port)) = socket::peer(&KernelTables, &socket, address4(context), port(context)) {
         store4(context, address, port);
     }
@@ -54,7 +61,7 @@ pub fn peer4(context: &SockAddrContext) -> i32 {
 }
 
 pub fn peer6(context: &SockAddrContext) -> i32 {
-    let socket = socket(context, Port(0));
+    let socket = socket(context);
     let address = address6(context);
     match mapped(address) {
         Some(address) => {
@@ -72,7 +79,7 @@ pub fn peer6(context: &SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn socket(context: &SockAddrContext, bound_port: Port) -> Socket {
+fn socket(context: &SockAddrContext) -> Socket {
     let host_cookie = HOST_NETNS_COOKIE.load();
     // SAFETY: the kernel passed a valid context.
     unsafe {
@@ -80,14 +87,14 @@ fn socket(context: &SockAddrContext, bound_port: Port) -> Socket {
             cookie: bpf_get_socket_cookie(context.as_ptr()),
             protocol: Protocol((*context.sock_addr).protocol as u8),
             host: host_cookie != 0 && bpf_get_netns_cookie(context.as_ptr()) == host_cookie,
-            bound_port,
+            local_port: local_port(context),
         }
     }
 }
 
-/// The port a program bound the socket to; before connect() the kernel has not chosen one yet.
+/// The local port, if the socket has one yet.
 #[inline(always)]
-fn bound_port(context: &SockAddrContext) -> Port {
+fn local_port(context: &SockAddrContext) -> Port {
     // SAFETY: the kernel passed a valid context; `sk` is never null in these hooks, but the verifier wants it tested.
     unsafe {
         let sk = (*context.sock_addr).__bindgen_anon_1.sk;

@@ -57,7 +57,8 @@ impl AgentOptions {
     }
 }
 
-fn locate() -> Result<PathBuf> {
+/// `SVC_AGENT_BIN`, else `svc-agent` beside the running program or one directory above.
+pub fn locate() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("SVC_AGENT_BIN") {
         return Ok(path.into());
     }
@@ -103,6 +104,8 @@ impl AgentProcess {
         arguments.push(format!("--socket-lb={}", options.socket_lb));
         arguments.push(format!("--metrics-bind-address={}", Self::METRICS));
         arguments.push(format!("--healthz-bind-address={}", Self::HEALTH));
+        arguments.push(format!("--bpf-root={}", bpf_root.display()));
+        arguments.push(format!("--cgroup-root={}", cgroup_root.display()));
         arguments.extend(options.extra.iter().cloned());
         let log = lab.state_dir().join(format!("agent-{node}.log"));
         let cgroup = lab.agent_cgroup(node)?;
@@ -115,7 +118,7 @@ impl AgentProcess {
     pub fn restart(&mut self) -> Result<()> {
         self.process = None;
         let mut command = self.command("run")?;
-        command.args(&self.arguments).args(self.roots());
+        command.args(&self.arguments);
         self.process = Some(Process::start_logged("svc-agent", &mut command, &self.log)?);
         let (node, process) = (&self.node, self.process.as_mut().context("svc-agent was not started")?);
         let ready = wait::until("svc-agent is ready", START_PATIENCE, || {
@@ -151,8 +154,7 @@ impl AgentProcess {
 
     /// `svc-agent cleanup`: removes what agents pinned and attached on this node.
     pub fn cleanup(&self) -> Result<String> {
-        let mut command = self.command("cleanup")?;
-        output(command.args(self.roots()))
+        output(&mut self.query_command(&["cleanup"])?)
     }
 
     /// Output of another subcommand, for example `["get", "services", "-o", "json"]`.
@@ -225,10 +227,6 @@ impl AgentProcess {
         if let Some(process) = self.process.take() {
             process.leave();
         }
-    }
-
-    fn roots(&self) -> [String; 2] {
-        [format!("--bpf-root={}", self.bpf_root.display()), format!("--cgroup-root={}", self.cgroup_root.display())]
     }
 
     fn command(&self, subcommand: &str) -> Result<Command> {

@@ -3,9 +3,13 @@
 
 use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use svc_testbed::{LabId, client, conformance, demo, dns, janitor, lookup, serve};
+
+/// As curl says it.
+const COULD_NOT_CONNECT: i32 = 7;
 
 #[derive(Parser)]
 #[command(name = "svc-testbed", about = "Servers, clients and DNS of the network lab")]
@@ -59,6 +63,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    raise_descriptor_limit();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -88,6 +93,13 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+/// A thousand connections are two thousand descriptors, and the usual limit is 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused at worst; then many connections fail with words of their own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 fn enter(lab: LabId, machine: &str, program: &[String]) -> Result<()> {
     let shell = ["bash".to_owned(), "--norc".to_owned()];
     let program = if program.is_empty() { shell.as_slice() } else { program };
@@ -109,7 +121,8 @@ fn get(url: &str, timeout: Duration) -> Result<()> {
     block_on(async {
         let report = client::fetch(&client::Get { timeout, ..client::Get::to(to, &format!("/{path}")) }).await;
         if let Some(error) = report.error {
-            bail!("failed to connect to {authority} ({to}): {:?}: {error}", report.outcome);
+            eprintln!("failed to connect to {authority} ({to}): {:?}: {error}", report.outcome);
+            std::process::exit(COULD_NOT_CONNECT);
         }
         print!("{}", report.body);
         Ok(())

@@ -107,7 +107,7 @@ pub struct RunArgs {
     /// Follow the YAML files in this directory instead of an API server
     #[arg(long, value_name = "DIR", env = "SVC_AGENT_MANIFESTS")]
     pub manifests: Option<PathBuf>,
-    /// Networks of the pods, of both families
+    /// Networks of the pods, of both families: clients in them keep their address when they come over an uplink
     #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "SVC_AGENT_CLUSTER_CIDR")]
     #[serde(deserialize_with = "list")]
     pub cluster_cidr: Option<Vec<IpNet>>,
@@ -165,7 +165,6 @@ pub enum SourceChoice {
 pub struct RunConfig {
     pub node_name: String,
     pub source: SourceChoice,
-    pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
     pub datapath: Options,
     pub metrics_address: Option<SocketAddr>,
@@ -230,13 +229,13 @@ impl RunArgs {
         Ok(RunConfig {
             node_name: self.node_name.map_or_else(host_name, Ok)?,
             source,
-            cluster_cidrs: self.cluster_cidr.unwrap_or_default(),
             service_cidrs: self.service_cidr.unwrap_or_default(),
             datapath: Options {
                 bpf_root: self.bpf_root.unwrap_or_else(|| DEFAULT_BPF_ROOT.into()),
                 cgroup_root: self.cgroup_root,
                 socket_lb: self.socket_lb.unwrap_or_default(),
                 selection: Selection { pods, uplinks },
+                cluster_ranges: self.cluster_cidr.unwrap_or_default(),
                 capacities: Capacities { flows: self.flow_table_size },
                 trace_packets: self.trace_packets.unwrap_or_default(),
                 attach_mode: None,

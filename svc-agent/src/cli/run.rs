@@ -68,7 +68,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         node = config.node_name,
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
-        cluster_cidrs = ?config.cluster_cidrs,
+        cluster_cidrs = ?config.datapath.cluster_ranges,
         service_cidrs = ?config.service_cidrs,
         "starting"
     );
@@ -77,6 +77,8 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let (sender, events) = mpsc::channel(QUEUE);
     let source = prepare_source(&config, Arc::clone(&source_stats), sender).await?;
 
+    // Lists arrive while the verifier works.
+    let source = tokio::spawn(source);
     let hooks = if config.datapath.socket_lb == SocketLb::Off { 0 } else { HOOKS.len() };
     let bpf_root = config.datapath.bpf_root.clone();
     let loaded = Loaded::load(config.datapath)?;
@@ -104,7 +106,6 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         written: NodeAddresses::default(),
     };
     let follower = tokio::spawn(follower.run());
-    let source = tokio::spawn(source);
     let owner = tokio::spawn(owner.run());
     tokio::spawn(async move {
         if is_ready.await.is_ok() {
@@ -113,10 +114,12 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         }
     });
     tokio::select! {
-        ended = follower => ended?.context("interfaces are no longer followed"),
-        ended = source => ended?.and(Err(anyhow!("the source ended"))),
-        ended = owner => ended.map_err(Into::into).and(Err(anyhow!("the source ended"))),
+        ended = follower => ended?.context("interfaces are no longer followed")?,
+        ended = owner => ended?,
     }
+    // The owner ends when the source has, which knows why.
+    source.await??;
+    Err(anyhow!("the source ended"))
 }
 
 type Source = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;

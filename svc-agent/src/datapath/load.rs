@@ -79,7 +79,9 @@ pub struct Programs(BTreeMap<&'static str, ProgramFd>);
 pub const CLASSIFIERS: [&str; 4] =
     [program::POD_INGRESS, program::POD_EGRESS, program::UPLINK_INGRESS, program::UPLINK_EGRESS];
 
-pub const HOOKS: [&str; 8] = [
+pub const HOOKS: [&str; 10] = [
+    program::BIND4,
+    program::BIND6,
     program::CONNECT4,
     program::CONNECT6,
     program::SENDMSG4,

@@ -14,6 +14,7 @@ mod mmap;
 mod netlink;
 mod pin;
 mod preflight;
+mod ranges;
 mod sys;
 mod tc;
 mod trace;
@@ -22,6 +23,7 @@ use std::io;
 use std::path::PathBuf;
 
 use aya::Ebpf;
+use ipnet::IpNet;
 
 pub use attach::{FollowError, Follower, InterfaceCounts};
 pub use cgroup::{HookError, SocketLb};
@@ -31,6 +33,7 @@ pub use interfaces::{DEFAULT_POD_INTERFACES, NodeAddresses, Pattern, PatternErro
 pub use load::{CLASSIFIERS, Capacities, HOOKS, LoadError, Programs, Variant, load};
 pub use pin::{PinDir, PinError, PinLock};
 pub use preflight::PreflightError;
+pub use ranges::RangeError;
 pub use tc::AttachMode;
 
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     pub socket_lb: SocketLb,
     pub selection: Selection,
+    /// Networks whose clients keep their address, whatever side they come from.
+    pub cluster_ranges: Vec<IpNet>,
     pub capacities: Capacities,
     pub trace_packets: bool,
     /// `None`: links where the kernel has them.
@@ -57,6 +62,8 @@ pub enum StartError {
     Pin(#[from] PinError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Ranges(#[from] RangeError),
     #[error(transparent)]
     Hook(#[from] HookError),
     #[error(transparent)]
@@ -100,6 +107,7 @@ impl Loaded {
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
         };
         let (ebpf, programs) = load(Some(&pins), &variant, options.capacities)?;
+        ranges::write_cluster_ranges(&pins, &options.cluster_ranges)?;
         tracing::info!(?features, "programs loaded");
         Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })
     }

@@ -19,5 +19,5 @@ pub enum PublishError {
     #[error(
         "service {service} at {frontend} could not be written: {source}. It keeps what it had before and is retried"
     )]
-    Refused { service: ServiceId, frontend: Frontend, source: MapsError },
+    Refused { service: ServiceId, frontend: Frontend, source: Box<MapsError> },
 }

@@ -207,7 +207,7 @@ impl<M: Maps> Publisher<M> {
         };
         match error {
             MapsError::Full { map } => PublishError::Full { service, frontend, map, capacity },
-            source => PublishError::Refused { service, frontend, source },
+            source => PublishError::Refused { service, frontend, source: Box::new(source) },
         }
     }
 

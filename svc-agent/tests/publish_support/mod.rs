@@ -126,7 +126,7 @@ pub fn select_slot(maps: &impl Maps, index: u32, entry: &ServiceEntry, random: u
     let publication = entry.publication;
     let reference = maps.read_slot(publication.first_slot() + random % publication.slot_count()).unwrap();
     let backend = maps.read_backend(reference.index()).unwrap();
-    if backend.generation != reference.generation() || backend.generation % 2 == 0 {
+    if backend.generation != reference.generation() || backend.generation.is_multiple_of(2) {
         return Selection::Again;
     }
     assert_eq!(backend.service, index, "backend {reference:?} belongs to another service");

@@ -9,7 +9,8 @@ use tokio::{
 
 use super::{
     outcome::Outcome,
-    protocol::{Bulk, BulkReport},
+    protocol::Bulk,
+    report::BulkReport,
     sockets,
     tcp::{Failure, within},
 };

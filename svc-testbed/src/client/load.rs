@@ -11,7 +11,8 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    protocol::{Load, LoadReport},
+    protocol::Load,
+    report::LoadReport,
     tcp::{Connection, Failure, within},
 };
 use crate::serve::answer;

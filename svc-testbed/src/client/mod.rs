@@ -6,6 +6,7 @@ mod load;
 mod outcome;
 mod ping;
 mod protocol;
+mod report;
 mod run;
 mod sockets;
 mod tcp;
@@ -27,8 +28,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 pub use outcome::Outcome;
-pub use protocol::{Again, Bulk, BulkReport, Get, GetReport, Load, LoadReport, Ping, Sample, Tcp, Udp};
+pub use protocol::{Again, Bulk, Get, Load, Ping, Tcp, Udp};
 use protocol::{Numbered, Reply, Request};
+pub use report::{BulkReport, GetReport, LoadReport, Sample};
 pub use run::run;
 pub use tcp::get as fetch;
 

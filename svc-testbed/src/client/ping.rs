@@ -6,7 +6,8 @@ use tokio::time::timeout;
 
 use super::{
     outcome::Outcome,
-    protocol::{Ping, Sample},
+    protocol::Ping,
+    report::Sample,
     sockets,
     tcp::{Failure, conclude},
 };

@@ -1,15 +1,13 @@
 //! What a test asks of a client process and what it hears back. One JSON line each way; the builders are the tests' vocabulary.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::outcome::Outcome;
-use crate::serve::Direction;
+use super::report::{BulkReport, GetReport, LoadReport, Sample};
 
 /// TCP: connect, one HTTP request, the answer; `count` times, each on a connection of its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -338,88 +336,6 @@ pub(crate) enum Request {
     /// Ends the load that was asked for under this number
     Stop(u64),
     Bulk(Bulk),
-}
-
-/// What one socket experienced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
-    pub outcome: Outcome,
-    /// The system's words when the outcome is not `ok`
-    pub error: Option<String>,
-    /// `name:port` of everybody who answered on this socket in this exchange, in order, repetitions folded
-    pub backends: Vec<String>,
-    /// The client as the last server saw it
-    pub client_seen: Option<SocketAddr>,
-    /// Bodies arrived unchanged in both directions
-    pub intact: bool,
-    /// Where the last answer came from, as the socket reported it
-    pub reply_from: Option<SocketAddr>,
-    pub local: Option<SocketAddr>,
-    /// getpeername of the socket
-    pub peer: Option<SocketAddr>,
-    /// Path MTU the socket has learned
-    pub path_mtu: Option<u32>,
-    pub elapsed: Duration,
-}
-
-impl Sample {
-    pub(crate) fn new() -> Self {
-        Self {
-            outcome: Outcome::Ok,
-            error: None,
-            backends: Vec::new(),
-            client_seen: None,
-            intact: true,
-            reply_from: None,
-            local: None,
-            peer: None,
-            path_mtu: None,
-            elapsed: Duration::ZERO,
-        }
-    }
-
-    /// Name of the machine that answered, without port.
-    pub fn pod(&self) -> Option<&str> {
-        self.backends.last().and_then(|backend| backend.rsplit_once(':')).map(|(pod, _)| pod)
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadReport {
-    pub requests: u64,
-    pub connections: u64,
-    pub failures: BTreeMap<Outcome, u64>,
-    /// The first few failures with the time since the start
-    pub first_failures: Vec<String>,
-    /// Requests answered, by pod
-    pub backends: BTreeMap<String, u64>,
-    pub elapsed: Duration,
-}
-
-impl LoadReport {
-    pub fn failed(&self) -> u64 {
-        self.failures.values().sum()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BulkReport {
-    pub outcome: Outcome,
-    pub error: Option<String>,
-    pub received: Direction,
-    pub sent_intact: bool,
-    /// Segments this side sent again
-    pub retransmits: u32,
-    pub elapsed: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GetReport {
-    pub outcome: Outcome,
-    pub error: Option<String>,
-    pub status: u16,
-    pub headers: BTreeMap<String, String>,
-    pub body: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

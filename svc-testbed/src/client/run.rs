@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bulk, load, ping,
-    protocol::{Again, Numbered, Reply, Request, Sample},
+    protocol::{Again, Numbered, Reply, Request},
+    report::Sample,
     tcp, udp,
 };
 use crate::stdio;
 
 /// Samples of one probe that are on their way at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 
 pub(super) enum Held {
     Tcp(tcp::Connection),
@@ -82,7 +83,7 @@ async fn serve(state: &State, number: u64, request: Request) -> Reply {
             Reply::Done
         }
         Request::Ping(ping) => {
-            Reply::Samples(collect(ping.count, true, std::time::Duration::ZERO, || ping::sample(&ping)).await)
+            Reply::Samples(collect(ping.count, false, std::time::Duration::ZERO, || ping::sample(&ping)).await)
         }
         Request::Get(get) => Reply::Get(tcp::get(&get).await),
         Request::Load(load) => {

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::{
     outcome::Outcome,
-    protocol::{Again, Get, GetReport, Sample, Tcp},
+    protocol::{Again, Get, Tcp},
+    report::{GetReport, Sample},
     run::{Held, State},
     sockets,
 };

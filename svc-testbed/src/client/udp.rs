@@ -10,7 +10,8 @@ use tokio::{net::UdpSocket, time::timeout};
 
 use super::{
     outcome::Outcome,
-    protocol::{Again, Sample, Udp},
+    protocol::{Again, Udp},
+    report::Sample,
     run::{Held, State},
     sockets,
     tcp::{Failure, conclude},

@@ -18,6 +18,7 @@ use clap::ValueEnum;
 use corpus::Corpus;
 use dataplane::Mode;
 use run::Settings;
+pub use topology::{Topology, builder};
 
 /// The corpus that comes with the project.
 const DEFAULT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance");

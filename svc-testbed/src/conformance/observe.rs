@@ -179,3 +179,103 @@ fn is_even(answered: &[&Sample], backends: usize) -> bool {
     let share = answered.len() as f64 / backends as f64;
     counts.values().all(|count| EVEN.contains(&(count / share)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(fields: Value) -> Probe {
+        let mut probe = json!({"id": "p", "from": "n1p1", "proto": "tcp", "to": "10.96.0.9", "port": 80});
+        probe.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(probe).unwrap()
+    }
+
+    fn ok(backend: &str, own_port: u16) -> Sample {
+        Sample {
+            backends: vec![backend.to_owned()],
+            client_seen: Some("10.244.1.11:40000".parse().unwrap()),
+            reply_from: Some("10.96.0.9:80".parse().unwrap()),
+            local: Some(SocketAddr::new([10, 244, 1, 11].into(), own_port)),
+            ..Sample::new()
+        }
+    }
+
+    fn failed(outcome: Outcome, milliseconds: u64) -> Sample {
+        Sample { outcome, elapsed: Duration::from_millis(milliseconds), ..Sample::new() }
+    }
+
+    fn observed(probe: &Probe, samples: &[Sample], context: &Context<'_>) -> Value {
+        json!(outcome(probe, samples, context, |client| format!("machine of {}", client.ip())))
+    }
+
+    #[test]
+    fn answers_say_who_gave_them_and_whom_they_saw() {
+        let mut samples = vec![ok("n1p2:80", 1), ok("n2p2:80", 2), ok("n1p2:80", 3)];
+        let fields = observed(&probe(json!({"among": ["n1p2:80"]})), &samples, &Context::default());
+        assert_eq!(fields["result"], "ok");
+        assert_eq!(fields["backends"], json!(["n1p2:80", "n2p2:80"]));
+        assert_eq!(fields["client_seen"]["n2p2:80"], json!(["machine of 10.244.1.11"]));
+        assert_eq!((&fields["within"], &fields["sticky"]), (&json!(false), &json!(false)));
+        assert_eq!((&fields["intact"], &fields["one_backend"]), (&json!(true), &json!(true)));
+        assert_eq!((&fields["reply_from"], fields.get("fast_fail")), (&json!("service"), None));
+        samples[0].backends.push("n2p2:80".to_owned());
+        samples[1].reply_from = Some("10.244.2.12:80".parse().unwrap());
+        samples[2].intact = false;
+        let fields = observed(&probe(json!({})), &samples, &Context::default());
+        assert_eq!((&fields["intact"], &fields["one_backend"]), (&json!(false), &json!(false)));
+        assert_eq!(fields["reply_from"], "other:10.244.2.12:80");
+    }
+
+    #[test]
+    fn failures_are_listed_and_timed() {
+        let samples = [ok("n1p2:80", 1), failed(Outcome::Timeout, 2500), failed(Outcome::Refused, 1)];
+        let fields = observed(&probe(json!({})), &samples, &Context::default());
+        assert_eq!((&fields["result"], &fields["fast_fail"]), (&json!(["ok", "refused", "timeout"]), &json!(false)));
+        let fields = observed(&probe(json!({})), &samples[2..], &Context::default());
+        assert_eq!(fields, json!({"result": "refused", "fast_fail": true}));
+    }
+
+    #[test]
+    fn held_sockets_are_compared_each_with_its_own_past() {
+        let opened = BTreeMap::from([(1, "n1p2:80".to_owned()), (2, "n2p2:80".to_owned())]);
+        let context = Context { opened: Some(&opened), other: None };
+        let same = |samples: [Sample; 2]| observed(&probe(json!({})), &samples, &context)["same"].clone();
+        assert_eq!(same([ok("n2p2:80", 2), ok("n1p2:80", 1)]), json!(true));
+        assert_eq!(same([ok("n1p2:80", 2), ok("n1p2:80", 1)]), json!(false));
+        let other = BTreeSet::from(["n1p2:80".to_owned()]);
+        let fields = observed(&probe(json!({})), &[ok("n1p2:80", 1)], &Context { opened: None, other: Some(&other) });
+        assert_eq!(fields["same"], true);
+    }
+
+    #[test]
+    fn an_uneven_spread_shows() {
+        let spread = |first: usize, second: usize| {
+            let samples: Vec<Sample> =
+                [vec![ok("a:80", 1); first], vec![ok("b:80", 1); second]].into_iter().flatten().collect();
+            observed(&probe(json!({})), &samples, &Context::default())["even"].clone()
+        };
+        assert_eq!((spread(60, 40), spread(80, 20)), (json!(true), json!(false)));
+    }
+
+    #[test]
+    fn an_echo_comes_from_an_address_without_port() {
+        let echo = Sample { reply_from: Some("10.96.0.9:0".parse().unwrap()), ..Sample::new() };
+        let fields = observed(&probe(json!({"proto": "icmp"})), &[echo], &Context::default());
+        assert_eq!(fields, json!({"result": "ok", "reply_from": "service"}));
+    }
+
+    #[test]
+    fn a_page_is_compared_as_json() {
+        let report = GetReport {
+            outcome: Outcome::Ok,
+            error: None,
+            status: 503,
+            headers: BTreeMap::from([("x-load-balancing-endpoint-weight".to_owned(), "0".to_owned())]),
+            body: "{\"localEndpoints\": 0}".to_owned(),
+        };
+        let fields = json!(http_outcome(&[(report.clone(), Duration::ZERO), (report, Duration::ZERO)]));
+        let expected =
+            json!({"result": "ok", "http_status": 503, "weight_header": 0, "http_body": {"localEndpoints": 0}});
+        assert_eq!(fields, expected);
+    }
+}

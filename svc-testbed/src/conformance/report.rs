@@ -28,7 +28,7 @@ pub fn print(reports: &[Report], modes: &[Mode], with_remarks: bool) -> Totals {
     for (scenario, columns) in &table {
         let cells: Vec<String> = modes
             .iter()
-            .map(|mode| format!("{:<26}", columns.get(mode).map(|report| cell(report)).unwrap_or_default()))
+            .map(|mode| format!("{:<26}", columns.get(mode).map(|report| report.summary()).unwrap_or_default()))
             .collect();
         println!("{scenario:<width$}  {}", cells.concat().trim_end());
     }
@@ -46,14 +46,6 @@ pub fn print(reports: &[Report], modes: &[Mode], with_remarks: bool) -> Totals {
     };
     println!("\n{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
     totals
-}
-
-fn cell(report: &Report) -> String {
-    match (&report.skipped, report.failures.len()) {
-        (Some(feature), _) => format!("not yet: {feature}"),
-        (None, 0) => "pass".to_owned(),
-        (None, failed) => format!("FAIL {failed} of {} probes", report.probes),
-    }
 }
 
 fn explain(report: &Report, failures: &[Failure], remark: &str) {

@@ -13,7 +13,7 @@ use super::{
     judge::{Difference, Verdict, judge},
     probe::{Memory, send},
     scope,
-    topology::Topology,
+    topology::{self, Topology},
 };
 
 pub struct Settings {
@@ -47,9 +47,19 @@ pub struct Failure {
     pub seen: Vec<String>,
 }
 
+impl Report {
+    pub fn summary(&self) -> String {
+        match (&self.skipped, self.failures.len()) {
+            (Some(feature), _) => format!("not yet: {feature}"),
+            (None, 0) => "pass".to_owned(),
+            (None, failed) => format!("FAIL {failed} of {} probes", self.probes),
+        }
+    }
+}
+
 /// Runs all scenarios in a lab of their own.
 pub fn run(corpus: &Corpus, mode: Mode, settings: &Settings) -> Result<Vec<Report>> {
-    let mut topology = Topology::build()?;
+    let mut topology = Topology::build(topology::builder())?;
     let mut dataplane = Dataplane::start(&topology, mode, &corpus.nodes)?;
     let mut reports = Vec::new();
     for scenario in &corpus.scenarios {
@@ -80,7 +90,8 @@ pub fn run(corpus: &Corpus, mode: Mode, settings: &Settings) -> Result<Vec<Repor
         }
         report.elapsed = start.elapsed();
         if settings.verbose {
-            eprintln!("{:<6} {:<36} {:>5.1} s", mode.name(), report.scenario, report.elapsed.as_secs_f64());
+            let seconds = report.elapsed.as_secs_f64();
+            eprintln!("{:<6} {:<36} {:<24} {seconds:>5.1} s", mode.name(), report.scenario, report.summary());
         }
         reports.push(report);
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{Client, Kind, Lab, NodeSpec, PodSpec, Ports, Server};
+use crate::{Client, Kind, Lab, LabBuilder, NodeSpec, PodSpec, Ports, Server};
 
 /// The node the dataplane under test runs on.
 pub const NODE: &str = "n1";
@@ -22,14 +22,19 @@ pub struct Topology {
     names: HashMap<IpAddr, String>,
 }
 
+/// The machines and their links.
+pub fn builder() -> LabBuilder {
+    let n2 = NodeSpec::new("n2").number(2).pods(["n2p1", "n2p2", "n2p3"]);
+    Lab::builder()
+        .node(NodeSpec::new(NODE).number(1).pods(["n1p1", "n1p2", "n1p3", "n1p4"]))
+        .node(n2.pod(PodSpec::new("n2p4").path_mtu(NARROW)))
+        .outside("ext")
+}
+
 impl Topology {
-    pub fn build() -> Result<Self> {
-        let n2 = NodeSpec::new("n2").number(2).pods(["n2p1", "n2p2", "n2p3"]);
-        let lab = Lab::builder()
-            .node(NodeSpec::new(NODE).number(1).pods(["n1p1", "n1p2", "n1p3", "n1p4"]))
-            .node(n2.pod(PodSpec::new("n2p4").path_mtu(NARROW)))
-            .outside("ext")
-            .build()?;
+    /// Builds the lab that [`builder`] describes, and starts its servers.
+    pub fn build(builder: LabBuilder) -> Result<Self> {
+        let lab = builder.build()?;
         let mut servers = Vec::new();
         let mut names = HashMap::new();
         for machine in lab.machines() {

@@ -155,12 +155,7 @@ pub(super) fn mount_bpffs() -> Result<()> {
 }
 
 fn remove_directory(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    gone(fs::remove_dir_all(path)).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 // bpffs refuses to open pinned objects as files, so the walk only ever unlinks and never opens anything but directories.
@@ -171,8 +166,16 @@ fn remove_pins(path: &Path) -> Result<()> {
         if entry.file_type()?.is_dir() {
             remove_pins(&child)?;
         } else {
-            fs::remove_file(&child).with_context(|| format!("cannot unpin {}", child.display()))?;
+            gone(fs::remove_file(&child)).with_context(|| format!("cannot unpin {}", child.display()))?;
         }
     }
-    fs::remove_dir(path).with_context(|| format!("cannot remove {}", path.display()))
+    gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// A janitor may be at it as well: what is gone already is as good as removed.
+fn gone(removal: io::Result<()>) -> io::Result<()> {
+    match removal {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }

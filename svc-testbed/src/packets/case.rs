@@ -3,7 +3,7 @@
 
 use svc_common::DropReason;
 
-use super::frame::{Checksums, Frame};
+use super::frame::{Checksums, Frame, Transport};
 use super::packet::{MemoryPacket, Offload};
 use super::world::{Change, World};
 
@@ -207,6 +207,11 @@ impl Case {
 }
 
 impl PacketStep {
+    /// A datagram that says it has no checksum.
+    pub fn is_without_checksum(&self) -> bool {
+        matches!(&self.input, Input::Frame(frame) if frame.transport == Transport::Udp { checksum: false })
+    }
+
     /// The packet that enters the hook.
     pub fn packet(&self, checksums: Checksums, chosen: Option<u16>, before: Option<&MemoryPacket>) -> MemoryPacket {
         match &self.input {

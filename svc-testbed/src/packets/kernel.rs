@@ -257,9 +257,9 @@ impl Dataplane for Kernel {
         self.read().expect("reading the maps")
     }
 
-    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, replaced: bool) -> Result<Outcome, String> {
-        // Nobody looks at the sum of a packet that is sent, and a packet made anew in place of another one is.
-        let flags = if self.verify_complete && !replaced { testrun::SKB_CHECKSUM_COMPLETE } else { 0 };
+    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, unsummed: bool) -> Result<Outcome, String> {
+        // A packet that is sent, or has no checksum, is not compared with the sum its receive hardware made.
+        let flags = if self.verify_complete && !unsummed { testrun::SKB_CHECKSUM_COMPLETE } else { 0 };
         let (verdict, bytes) = testrun::run(self.programs[&hook].as_fd(), packet.bytes(), flags).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::EBADMSG) => "the kernel's sum over the packet (CHECKSUM_COMPLETE) went wrong".to_owned(),

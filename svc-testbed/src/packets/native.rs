@@ -28,7 +28,7 @@ impl Dataplane for MemoryTables {
         MemoryTables::state(self)
     }
 
-    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, _replaced: bool) -> Result<Outcome, String> {
+    fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, _unsummed: bool) -> Result<Outcome, String> {
         Ok(match run(hook, packet, self) {
             Action::Pass => Outcome::Pass,
             Action::Drop(reason) => Outcome::Drop(Some(reason)),

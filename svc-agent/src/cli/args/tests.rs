@@ -46,7 +46,7 @@ fn nothing_said_means_the_documented_defaults() {
 #[test]
 fn lists_may_be_repeated_or_separated_by_commas() {
     let config = parse(&["--cluster-cidr=10.244.0.0/16,fd00:10::/56", "--cluster-cidr", "10.1.0.0/16"]).resolve();
-    let cidrs: Vec<_> = config.unwrap().cluster_cidrs.iter().map(ToString::to_string).collect();
+    let cidrs: Vec<_> = config.unwrap().datapath.cluster_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.244.0.0/16", "fd00:10::/56", "10.1.0.0/16"]);
     for content in ["uplinks: eth0, bond*", "uplinks:\n- eth0\n- bond*"] {
         let config = with_file(content, &[]).unwrap();
