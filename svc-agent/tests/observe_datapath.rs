@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use observe_support::kernel::BpfRoot;
@@ -24,7 +23,7 @@ use svc_agent::observe::label::Filter;
 use svc_agent::observe::services::service_rows;
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::Publisher;
-use svc_common::{AddrV4, FrontendKeyV4, map, program};
+use svc_common::{map, program};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
 
@@ -101,14 +100,6 @@ impl Datapath {
         }
     }
 
-    /// A packet to a port the address does not have is refused.
-    fn claim_address(&self, octets: [u8; 4]) {
-        let data = MapData::from_pin(self.root.maps().join(map::FRONTENDS_V4)).unwrap();
-        let mut frontends: HashMap<MapData, FrontendKeyV4, u32> = Map::HashMap(data).try_into().unwrap();
-        let key = FrontendKeyV4 { address: AddrV4::from_octets(octets), ..Default::default() };
-        frontends.insert(key, u32::MAX, 0).unwrap();
-    }
-
     fn run(&self, program: &str, packet: &[u8]) {
         let classifier: &SchedClassifier = self.ebpf.program(program).unwrap().try_into().unwrap();
         let mut changed = vec![0; 256];
@@ -161,7 +152,6 @@ fn a_connection_is_one_flow_from_its_first_packet_on() {
 async fn events_come_only_while_somebody_listens_and_say_what_happened() {
     let datapath = Datapath::load();
     let maps = PinnedMaps::open(datapath.root.path()).unwrap();
-    datapath.claim_address([10, 96, 1, 1]);
     let mut listener = EventListener::open(&datapath.root.maps()).unwrap();
     datapath.run(program::POD_INGRESS, &tcp("10.244.1.5:40000", WEB, SYN));
     listener.renew().unwrap();

@@ -13,7 +13,8 @@ use svc_agent::datapath::maps::{Access, KernelMaps, OpenError};
 use svc_agent::plan::{Decision, PlannedBackend, ServicePlan};
 use svc_agent::publish::{Capacities, ConfigField, GRACE, Maps, MapsError, MapsSnapshot, PublishError, Publisher};
 use svc_common::{
-    AddrV4, AddrV6, BackendEntry, Config, FrontendKeyV4, Port, Protocol, ServiceEntry, Verdict, address_class, map,
+    AddrV4, AddrV6, BackendEntry, Config, FrontendKeyV4, Port, Protocol, ServiceEntry, Verdict, address_class,
+    backend_flag, map,
 };
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080 10.0.0.2:8080+local";
@@ -38,6 +39,8 @@ fn programs_read_what_was_written_through_memory() {
     let address = AddrV4::from_octets([10, 96, 0, 1]);
     let key = FrontendKeyV4 { address, port: Port::from_host(80), protocol: Protocol::TCP, zero: 0 };
     let index = frontends.get(&key, 0).unwrap();
+    let marker = FrontendKeyV4 { address, ..FrontendKeyV4::default() };
+    assert_eq!(frontends.get(&marker, 0).unwrap(), u32::MAX);
     let service = pinned::<ServiceEntry>(&pinned_maps, map::SERVICES).get(&index, 0).unwrap();
     assert_eq!((service.address, service.port, service.affinity_timeout), (address.into(), key.port, 10));
     assert_eq!((service.publication.verdict(), service.publication.slot_count()), (Verdict::FORWARD, 2));
@@ -45,7 +48,7 @@ fn programs_read_what_was_written_through_memory() {
     let expected = BackendEntry {
         address: AddrV4::from_octets([10, 0, 0, 2]).into(),
         port: Port::from_host(8080),
-        flags: 1,
+        flags: backend_flag::LOCAL | backend_flag::ELIGIBLE,
         generation: 1,
         service: index,
         zero: 0,
@@ -89,7 +92,7 @@ fn a_second_agent_adopts_what_the_first_left() {
 
 #[test]
 fn a_full_hash_map_refuses_and_what_was_begun_is_taken_back() {
-    let Some(pinned_maps) = PinnedMaps::create(Capacities { frontends_v4: 40, ..CAPACITIES }) else { return };
+    let Some(pinned_maps) = PinnedMaps::create(Capacities { frontends_v4: 80, ..CAPACITIES }) else { return };
     let mut publisher = Publisher::new(pinned_maps.open(Access::ReadWrite));
     let plans: Vec<ServicePlan> =
         (1..=60).map(|n| plan(&format!("default/s{n} 10.96.0.{n}:80/tcp forward 10.0.0.{n}:80"))).collect();
@@ -125,8 +128,8 @@ fn a_whole_cluster_at_once() {
         services: 65_536,
         slots: 1_048_576,
         backends: 524_288,
-        frontends_v4: 65_536,
-        frontends_v6: 65_536,
+        frontends_v4: 131_072,
+        frontends_v6: 131_072,
     };
     let Some(pinned_maps) = PinnedMaps::create(capacities) else { return };
     let plans: Vec<ServicePlan> = (0..10_000).map(cluster_plan).collect();

@@ -27,7 +27,7 @@ pub struct Verdict(pub u8);
 abi!(Verdict, 1);
 
 impl Verdict {
-    /// The entry is not in use: the packet is none of our business.
+    /// The entry is not in use: as if the frontend did not exist.
     pub const NONE: Self = Self(0);
     /// Translate to one of the slots.
     pub const FORWARD: Self = Self(1);
@@ -67,7 +67,7 @@ impl Publication {
     }
 }
 
-/// Entry of SERVICES, by service index. One frontend has one entry; frontends of one Service port share its slots.
+/// Entry of SERVICES, by service index. One frontend has one entry, with slots and backends of its own.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServiceEntry {

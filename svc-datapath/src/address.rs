@@ -9,8 +9,6 @@ pub trait Address: Copy + Eq {
     const FAMILY: Family;
     /// Offset of the transport header behind a network header without options or extensions.
     const TRANSPORT_OFFSET: usize;
-    /// A UDP checksum of zero means "none" (RFC 768); not in IPv6 (RFC 8200 §8.1).
-    const UDP_CHECKSUM_OPTIONAL: bool;
 
     fn wide(self) -> AddrV6;
     fn from_wide(address: AddrV6) -> Self;
@@ -24,7 +22,6 @@ pub trait Address: Copy + Eq {
 impl Address for AddrV4 {
     const FAMILY: Family = Family::V4;
     const TRANSPORT_OFFSET: usize = 34;
-    const UDP_CHECKSUM_OPTIONAL: bool = true;
 
     #[inline(always)]
     fn wide(self) -> AddrV6 {
@@ -55,7 +52,6 @@ impl Address for AddrV4 {
 impl Address for AddrV6 {
     const FAMILY: Family = Family::V6;
     const TRANSPORT_OFFSET: usize = 54;
-    const UDP_CHECKSUM_OPTIONAL: bool = false;
 
     #[inline(always)]
     fn wide(self) -> AddrV6 {

@@ -57,6 +57,9 @@ pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flo
         let answered = flow.state & flow_state::REPLIED != 0;
         return !ended && (answered || !ended_backend(tables, flow.backend));
     }
+    if flow.state & flow_state::CLOSED != 0 {
+        return false;
+    }
     // A UDP client moves when its endpoint stopped serving; late replies of the old one may still pass.
     let idle = now.wrapping_sub(flow.last_seen) > UDP_IDLE_SECONDS;
     !to_backend || (!idle && !ended_backend(tables, flow.backend))
@@ -91,13 +94,14 @@ pub fn note_packet<A: Address, T: FamilyTables<A>>(
     if flow.state | state != flow.state {
         mark_pair(tables, key, state, now);
     } else if flow.last_seen != now {
-        tables.mark_flow(key, 0, now);
+        // Both: a stream that only flows one way is alive in the other direction, too.
+        mark_pair(tables, key, 0, now);
     }
 }
 
-/// Both flows of a connection learn of a change of state. Out of line: it happens a few times per connection.
+/// Both flows of a connection learn of a packet. Out of line: once a second, and when the state changes.
 #[inline(never)]
-fn mark_pair<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>, state: u8, now: u32) {
+pub fn mark_pair<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>, state: u8, now: u32) {
     if let Some(flow) = tables.flow(key) {
         tables.mark_flow(key, state, now);
         tables.mark_flow(&peer_key(key, &flow), state, now);

@@ -96,7 +96,7 @@ pub fn translate_error<A: Icmp, P: Packet, T: FamilyTables<A>>(
 fn translate<A: Icmp, P: Packet, T: FamilyTables<A>>(packet: &mut P, tables: &T, headers: &Headers<A>) -> Option<u8> {
     let at = headers.transport_offset;
     let [kind, _] = packet.load(at)?;
-    if !A::is_error(kind) {
+    if !A::is_error(kind) || headers.end > packet.length() {
         return None;
     }
     let quoted = at + ICMP_HEADER;

@@ -26,6 +26,9 @@ pub struct Headers<A> {
     pub key: FlowKey<A>,
     /// Offset of the transport header.
     pub transport_offset: usize,
+    /// Where the packet ends by its own account; what follows is padding. Less than the headers for packets beyond
+    /// 64 KiB, which say zero (BIG TCP).
+    pub end: u32,
     /// Part of a fragmented datagram (first fragment included).
     pub fragment: bool,
     /// Bits of [`tcp_flag`]; zero for other protocols.
@@ -44,7 +47,7 @@ impl<A: Address> Headers<A> {
             stage,
             zero: 0,
         };
-        Self { key, transport_offset: A::TRANSPORT_OFFSET, fragment: false, tcp_flags: 0 }
+        Self { key, transport_offset: A::TRANSPORT_OFFSET, end: 0, fragment: false, tcp_flags: 0 }
     }
 }
 
@@ -73,6 +76,7 @@ impl ParseNetwork for AddrV4 {
         let destination = Self::from_octets([header[16], header[17], header[18], header[19]]);
         let mut headers = Headers::new(source, destination, header[9], stage);
         headers.transport_offset = ETHERNET_LENGTH + header_length;
+        headers.end = ETHERNET_LENGTH as u32 + u16::from_be_bytes([header[2], header[3]]) as u32;
         // More Fragments, or an offset (RFC 791).
         headers.fragment = fragment_field & 0x3fff != 0;
         Some(headers)
@@ -87,13 +91,14 @@ impl ParseNetwork for AddrV6 {
         const FRAGMENT: u8 = 44;
         const DESTINATION_OPTIONS: u8 = 60;
 
-        let [version, _, _, _, _, _, mut next_header, _]: [u8; 8] = packet.load(ETHERNET_LENGTH)?;
+        let [version, _, _, _, length_high, length_low, mut next_header, _]: [u8; 8] = packet.load(ETHERNET_LENGTH)?;
         if version >> 4 != 6 {
             return None;
         }
         let source: [u8; 16] = packet.load(ETHERNET_LENGTH + 8)?;
         let destination: [u8; 16] = packet.load(ETHERNET_LENGTH + 24)?;
         let mut headers = Headers::new(Self::from_octets(source), Self::from_octets(destination), 0, stage);
+        headers.end = Self::TRANSPORT_OFFSET as u32 + u16::from_be_bytes([length_high, length_low]) as u32;
         // One extension header at most: nobody sends chains of them to a Service, and each more multiplies the ways
         // through the program that the verifier has to follow.
         if matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
@@ -107,9 +112,12 @@ impl ParseNetwork for AddrV6 {
     }
 }
 
-/// Reads ports and flags of a TCP or UDP packet; `None` if its header is cut off.
+/// Reads ports and flags of a TCP or UDP packet; `None` if the packet is cut off.
 #[inline(always)]
 pub fn parse_transport<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
+    if headers.end > packet.length() {
+        return None;
+    }
     let offset = headers.transport_offset;
     let [s0, s1, d0, d1] = if headers.key.protocol == Protocol::TCP {
         let header: [u8; 20] = packet.load(offset)?;

@@ -5,9 +5,9 @@ use svc_common::{AddrV4, AddrV6, Port, Protocol};
 
 use crate::address::Address;
 use crate::checksum::{add, finish, sum_bytes};
-use crate::parse::{ETHERNET_LENGTH, Headers, tcp_flag};
+use crate::parse::{ETHERNET_LENGTH, Headers, checksum_offset, tcp_flag};
 use crate::rewrite::swap_ethernet;
-use crate::tables::{Packet, RewriteError};
+use crate::tables::{ChecksumPart, Packet, RewriteError};
 
 const TTL: u8 = 64;
 const TCP_LENGTH: usize = 20;
@@ -26,7 +26,11 @@ pub trait Refuse: Address {
     ) -> Result<(), RewriteError>;
 
     /// Replaces the packet's content by an ICMP port unreachable that quotes the headers it had.
-    fn store_unreachable<P: Packet>(packet: &mut P, headers: &Headers<Self>) -> Result<(), RewriteError>;
+    fn store_unreachable<P: Packet>(
+        packet: &mut P,
+        headers: &Headers<Self>,
+        offloaded: bool,
+    ) -> Result<(), RewriteError>;
 }
 
 impl Refuse for AddrV4 {
@@ -51,7 +55,11 @@ impl Refuse for AddrV4 {
     }
 
     #[inline(always)]
-    fn store_unreachable<P: Packet>(packet: &mut P, headers: &Headers<Self>) -> Result<(), RewriteError> {
+    fn store_unreachable<P: Packet>(
+        packet: &mut P,
+        headers: &Headers<Self>,
+        _offloaded: bool,
+    ) -> Result<(), RewriteError> {
         const QUOTE: usize = 28;
         const ICMP_LENGTH: usize = 8;
         let mut quote: [u8; QUOTE] = [0; QUOTE];
@@ -59,7 +67,8 @@ impl Refuse for AddrV4 {
         let transport: [u8; 8] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
         quote[..20].copy_from_slice(&header);
         quote[20..].copy_from_slice(&transport);
-        // The quote leaves out IPv4 options: the sender finds its ports right behind a header of five words.
+        // What finishes an offloaded UDP checksum finds the message's unused word in its place, and leaves it zero: the
+        // sum of a complete message. The quote leaves out IPv4 options: the sender finds its ports right behind a header of five words.
         quote[0] = 0x45;
         let sum = add(u16::from_ne_bytes([3, 3]) as u32, sum_bytes(&quote));
         let [high, low] = finish(sum).to_ne_bytes();
@@ -94,7 +103,11 @@ impl Refuse for AddrV6 {
     }
 
     #[inline(always)]
-    fn store_unreachable<P: Packet>(packet: &mut P, headers: &Headers<Self>) -> Result<(), RewriteError> {
+    fn store_unreachable<P: Packet>(
+        packet: &mut P,
+        headers: &Headers<Self>,
+        offloaded: bool,
+    ) -> Result<(), RewriteError> {
         const QUOTE: usize = 48;
         const ICMP_LENGTH: usize = 8;
         // Extension headers are left out of the quote, which therefore names the transport protocol itself.
@@ -109,11 +122,21 @@ impl Refuse for AddrV6 {
         sum = add(sum, length.to_be() as u32);
         sum = add(sum, u16::from_ne_bytes([0, Protocol::ICMPV6.0]) as u32);
         sum = add(sum, u16::from_ne_bytes([1, 4]) as u32);
+        // What finishes an offloaded UDP checksum will find the message's unused word in its place: with the sum of
+        // the pseudo header there, the message is complete before and after.
+        let [seed_high, seed_low] = if offloaded {
+            let mut seed = add(addresses, length.to_be() as u32);
+            seed = add(seed, u16::from_ne_bytes([0, Protocol::ICMPV6.0]) as u32);
+            (!finish(seed)).to_ne_bytes()
+        } else {
+            [0, 0]
+        };
+        sum = add(sum, u16::from_ne_bytes([seed_high, seed_low]) as u32);
         let [high, low] = finish(sum).to_ne_bytes();
         packet.resize((ETHERNET_LENGTH + Self::NETWORK_LENGTH + ICMP_LENGTH + QUOTE) as u32)?;
         Self::store_network(packet, headers.key.destination, headers.key.source, Protocol::ICMPV6, length)?;
         let message = ETHERNET_LENGTH + Self::NETWORK_LENGTH;
-        packet.store(message, &[1, 4, high, low, 0, 0, 0, 0])?;
+        packet.store(message, &[1, 4, high, low, 0, 0, seed_high, seed_low])?;
         packet.store(message + ICMP_LENGTH, &first)?;
         packet.store(message + ICMP_LENGTH + 8, &headers.key.source.octets())?;
         packet.store(message + ICMP_LENGTH + 24, &headers.key.destination.octets())?;
@@ -121,19 +144,39 @@ impl Refuse for AddrV6 {
     }
 }
 
-/// Turns the packet into its own refusal, addressed to its sender.
-#[inline(always)]
+/// Turns the packet into its own refusal, addressed to its sender. Out of line, for the stack's sake.
+#[inline(never)]
 pub fn refuse<A: Refuse, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Result<(), RewriteError> {
     swap_ethernet(packet)?;
+    let offloaded = is_offloaded(packet, checksum_offset(headers.key.protocol, headers.transport_offset))?;
     if headers.key.protocol == Protocol::TCP {
-        store_reset(packet, headers)
+        store_reset(packet, headers, offloaded)
     } else {
-        A::store_unreachable(packet, headers)
+        // Behind options or extensions the place that will be finished would lie in the midst of the message.
+        if offloaded && headers.transport_offset != ETHERNET_LENGTH + A::NETWORK_LENGTH {
+            return Err(RewriteError);
+        }
+        A::store_unreachable(packet, headers, offloaded)
     }
 }
 
+/// Whether something behind us still has to finish the checksum (CHECKSUM_PARTIAL): then a change of the segment does
+/// not change the field.
 #[inline(always)]
-fn store_reset<A: Refuse, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Result<(), RewriteError> {
+fn is_offloaded<P: Packet>(packet: &mut P, offset: usize) -> Result<bool, RewriteError> {
+    let before: [u8; 2] = packet.load(offset).ok_or(RewriteError)?;
+    packet.update_checksum(offset, 1, ChecksumPart::Segment, false)?;
+    let after: [u8; 2] = packet.load(offset).ok_or(RewriteError)?;
+    packet.store(offset, &before)?;
+    Ok(u16::from_ne_bytes(before) == u16::from_ne_bytes(after))
+}
+
+#[inline(always)]
+fn store_reset<A: Refuse, P: Packet>(
+    packet: &mut P,
+    headers: &Headers<A>,
+    offloaded: bool,
+) -> Result<(), RewriteError> {
     let key = &headers.key;
     let header: [u8; TCP_LENGTH] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
     let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
@@ -142,7 +185,7 @@ fn store_reset<A: Refuse, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Re
         (acknowledged, 0, tcp_flag::RST)
     } else {
         let header_length = (header[12] >> 4) as u32 * 4;
-        let payload = (packet.length() - headers.transport_offset as u32).saturating_sub(header_length);
+        let payload = headers.end.saturating_sub(headers.transport_offset as u32).saturating_sub(header_length);
         let controls =
             (headers.tcp_flags & tcp_flag::SYN != 0) as u32 + (headers.tcp_flags & tcp_flag::FIN != 0) as u32;
         (0, sequence.wrapping_add(payload).wrapping_add(controls), tcp_flag::RST | tcp_flag::ACK)
@@ -157,9 +200,19 @@ fn store_reset<A: Refuse, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Re
     let mut sum = add(headers.key.source.sum(), headers.key.destination.sum());
     sum = add(sum, u16::from_ne_bytes([0, Protocol::TCP.0]) as u32);
     sum = add(sum, (TCP_LENGTH as u16).to_be() as u32);
-    sum = add(sum, sum_bytes(&reset));
-    [reset[16], reset[17]] = finish(sum).to_ne_bytes();
-    packet.resize((ETHERNET_LENGTH + A::NETWORK_LENGTH + TCP_LENGTH) as u32)?;
+    let transport_offset = ETHERNET_LENGTH + A::NETWORK_LENGTH;
+    let mut length = transport_offset + TCP_LENGTH;
+    if !offloaded {
+        [reset[16], reset[17]] = finish(add(sum, sum_bytes(&reset))).to_ne_bytes();
+    } else if headers.transport_offset == transport_offset {
+        [reset[16], reset[17]] = (!finish(sum)).to_ne_bytes();
+    } else {
+        // The place that will be finished lay behind options or extensions that the reset does not have. The kernel
+        // does not let go of it, so it becomes padding.
+        [reset[16], reset[17]] = finish(add(sum, sum_bytes(&reset))).to_ne_bytes();
+        length = headers.transport_offset + TCP_LENGTH;
+    }
+    packet.resize(length as u32)?;
     A::store_network(packet, headers.key.destination, headers.key.source, Protocol::TCP, TCP_LENGTH as u16)?;
-    packet.store(ETHERNET_LENGTH + A::NETWORK_LENGTH, &reset)
+    packet.store(transport_offset, &reset)
 }

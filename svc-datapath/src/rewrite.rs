@@ -60,7 +60,7 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
     transport_offset: usize,
 ) -> Result<(), RewriteError> {
     let checksum_at = checksum_offset(key.protocol, transport_offset);
-    let zero_is_none = key.protocol == Protocol::UDP && A::UDP_CHECKSUM_OPTIONAL;
+    let zero_is_none = key.protocol == Protocol::UDP;
     if flow.ops & flow_op::ADDRESSES != 0 {
         let difference = checksum::add(
             checksum::difference(flow.source.sum(), key.source.sum()),

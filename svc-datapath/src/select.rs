@@ -52,8 +52,11 @@ pub fn select<A: Address, T: Tables + FamilyTables<A>>(
     let frontend =
         FrontendKey { address: key.destination, port: key.destination_port, protocol: key.protocol, zero: 0 };
     let Some((index, service)) = find_service(tables, &frontend) else { return Selected::NotAService };
-    flow.service = index;
-    match service.publication.verdict() {
+    let verdict = service.publication.verdict();
+    if verdict != Verdict::NONE {
+        flow.service = index;
+    }
+    match verdict {
         Verdict::FORWARD => {}
         Verdict::REJECT => return Selected::Reject,
         Verdict::DROP => return Selected::Drop(DropReason::NoLocalEndpoint),

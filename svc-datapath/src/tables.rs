@@ -38,7 +38,8 @@ pub trait Packet {
     fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), RewriteError>;
 
     /// Adds `difference` (a ones' complement sum in the order of [`crate::checksum`]) to the transport checksum at
-    /// `offset`. With `zero_is_none` (UDP over IPv4) a zero checksum stays zero, and a result of zero becomes 0xffff.
+    /// `offset`. With `zero_is_none` (UDP, RFC 768 and RFC 8200 §8.1) a zero checksum stays zero, and a result of zero
+    /// becomes 0xffff.
     fn update_checksum(
         &mut self,
         offset: usize,
@@ -60,7 +61,7 @@ pub trait FamilyTables<A> {
     fn flow(&self, key: &FlowKey<A>) -> Option<Flow<A>>;
     /// With `replace` an existing entry is overwritten, without it the call fails with [`InsertError::Exists`].
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow<A>, replace: bool) -> Result<(), InsertError>;
-    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time, if it exists.
+    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time, if the entry exists.
     fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32);
     /// The node's address of this family; the unspecified address if it has none.
     fn node_address(&self) -> A;

@@ -4,7 +4,7 @@
 
 use svc_common::{
     AddrV4, AddrV6, DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, address_class, event_kind,
-    event_path, feature, flow_op, flow_stage,
+    event_path, feature, flow_op, flow_stage, flow_state,
 };
 
 use crate::address::Address;
@@ -77,7 +77,7 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         },
     }
     let action = forward(packet, tables, &headers, &flow, now);
-    if begun && side == Side::Uplink && action == Action::Pass && !tables.in_cluster(headers.key.source) {
+    if begun && action == Action::Pass && needs_masquerade(tables, side, &headers.key) {
         return masquerade(tables, &mut headers, &mut flow, now);
     }
     action
@@ -139,7 +139,9 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 ) -> Action {
     flow::note_packet(tables, &headers.key, flow, headers.tcp_flags, now);
     if flow.service != Flow::<A>::NO_SERVICE {
-        let bytes = packet.length().saturating_sub(ETHERNET_LENGTH as u32);
+        // By its own account, without padding; BIG TCP gives none.
+        let end = if headers.end > ETHERNET_LENGTH as u32 { headers.end } else { packet.length() };
+        let bytes = end.saturating_sub(ETHERNET_LENGTH as u32);
         let counted =
             if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
         tables.count(flow.service, counted);
@@ -180,14 +182,11 @@ fn begin<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     }
     if class & address_class::FRONTEND != 0 {
         match select(tables, &headers.key, flow, now) {
-            Selected::Backend => return connect(tables, headers, flow, now),
+            Selected::Backend => return connect(tables, side, headers, flow, now),
             Selected::Reject => {
                 return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoEndpoint));
             }
-            Selected::Drop(reason) => {
-                tables.count(flow.service, Counted::Rejected);
-                return Begun::Done(give_up(tables, headers, flow.service, reason));
-            }
+            Selected::Drop(reason) => return Begun::Done(refuse_connection(tables, headers, flow.service, reason)),
             Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
                 return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoSuchPort));
             }
@@ -211,6 +210,7 @@ fn begin<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 #[inline(always)]
 fn connect<A: Translated, T: Tables + FamilyTables<A>>(
     tables: &T,
+    side: Side,
     headers: &Headers<A>,
     flow: &mut Flow<A>,
     now: u32,
@@ -218,19 +218,21 @@ fn connect<A: Translated, T: Tables + FamilyTables<A>>(
     let key = &headers.key;
     let mut ports = SourcePort::Keep;
     flow.ops |= flow_op::ADDRESSES;
-    if flow.destination == key.source {
+    let hairpin = flow.destination == key.source;
+    let node: A = tables.node_address();
+    if (hairpin || needs_masquerade(tables, side, key)) && node.is_unspecified() {
+        return Begun::Done(refuse_connection(tables, headers, flow.service, DropReason::NoNodeAddress));
+    }
+    if hairpin {
         // A pod does not answer itself through the node: it is shown the node's address, and both directions turn
         // back at its own interface.
-        flow.source = tables.node_address();
-        if flow.source.is_unspecified() {
-            return Begun::Done(give_up(tables, headers, flow.service, DropReason::NoNodeAddress));
-        }
+        flow.source = node;
         flow.ops |= flow_op::TURN_BACK;
         flow.peer_stage = flow_stage::INGRESS;
         ports = SourcePort::AboveLocalRange;
     }
     if let Err(error) = flow::insert_pair(tables, key, flow, ports, now) {
-        return Begun::Done(give_up(tables, headers, flow.service, pair_reason(error)));
+        return Begun::Done(refuse_connection(tables, headers, flow.service, pair_reason(error)));
     }
     tables.count(flow.service, Counted::ConnectionTc);
     if tables.events_wanted(now) {
@@ -248,26 +250,51 @@ fn masquerade<A: Translated, T: Tables + FamilyTables<A>>(
     flow: &mut Flow<A>,
     now: u32,
 ) -> Action {
-    let node: A = tables.node_address();
-    if node.is_unspecified() {
-        return give_up(tables, headers, flow.service, DropReason::NoNodeAddress);
-    }
     headers.key.destination = flow.destination;
     headers.key.source_port = flow.source_port;
     headers.key.destination_port = flow.destination_port;
     headers.key.stage = flow_stage::EGRESS;
-    flow.source = node;
-    flow.peer_stage = flow_stage::INGRESS;
     // Packets are counted once, by the first pair.
-    flow.service = Flow::<A>::NO_SERVICE;
+    let service = core::mem::replace(&mut flow.service, Flow::<A>::NO_SERVICE);
+    flow.source = tables.node_address();
+    flow.peer_stage = flow_stage::INGRESS;
     match flow::insert_pair(tables, &headers.key, flow, SourcePort::AboveLocalRange, now) {
         Ok(()) => Action::Pass,
-        Err(error) => give_up(tables, headers, flow.service, pair_reason(error)),
+        Err(error) => {
+            // Without the second pair the first must not be used: the next packet begins anew.
+            let replies = FlowKey {
+                source: headers.key.destination,
+                destination: headers.key.source,
+                source_port: headers.key.destination_port,
+                destination_port: headers.key.source_port,
+                ..headers.key
+            };
+            flow::mark_pair(tables, &replies, flow_state::CLOSED, now);
+            refuse_connection(tables, headers, service, pair_reason(error))
+        }
     }
 }
 
-/// Answers in the backend's place: nobody is there. Out of line, as [`flow::insert_pair`] is.
-#[inline(never)]
+/// Whether a connection must be shown to the backend as the node's.
+#[inline(always)]
+fn needs_masquerade<A: Address, T: FamilyTables<A>>(tables: &T, side: Side, key: &FlowKey<A>) -> bool {
+    side == Side::Uplink && !tables.in_cluster(key.source)
+}
+
+/// A new connection that cannot be made.
+#[inline(always)]
+fn refuse_connection<A: Translated, T: Tables>(
+    tables: &T,
+    headers: &Headers<A>,
+    service: u32,
+    reason: DropReason,
+) -> Action {
+    tables.count(service, Counted::Rejected);
+    give_up(tables, headers, service, reason)
+}
+
+/// Answers in the backend's place: nobody is there.
+#[inline(always)]
 fn reject<A: Translated, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,

@@ -11,6 +11,8 @@ use svc_common::{
 };
 
 const SERVICES_MAX: u32 = 65_536;
+/// Each address has an entry beside those of its ports.
+const FRONTENDS_MAX: u32 = 2 * SERVICES_MAX;
 const FLOWS_MAX: u32 = 262_144;
 
 #[map]
@@ -18,9 +20,9 @@ pub static CONFIG: Array<Config> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static ADDRESS_FILTER: Array<u64> = Array::with_max_entries(ADDRESS_FILTER_WORDS, BPF_F_MMAPABLE);
 #[map]
-pub static FRONTENDS_V4: HashMap<FrontendKeyV4, u32> = HashMap::with_max_entries(SERVICES_MAX, BPF_F_NO_PREALLOC);
+pub static FRONTENDS_V4: HashMap<FrontendKeyV4, u32> = HashMap::with_max_entries(FRONTENDS_MAX, BPF_F_NO_PREALLOC);
 #[map]
-pub static FRONTENDS_V6: HashMap<FrontendKeyV6, u32> = HashMap::with_max_entries(SERVICES_MAX, BPF_F_NO_PREALLOC);
+pub static FRONTENDS_V6: HashMap<FrontendKeyV6, u32> = HashMap::with_max_entries(FRONTENDS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static SERVICES: Array<ServiceEntry> = Array::with_max_entries(SERVICES_MAX, BPF_F_MMAPABLE);
 #[map]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use svc_common::{AddrV4, AddrV6, map};
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::datapath::maps::KernelMaps;
@@ -34,8 +34,8 @@ pub struct Owner {
     pub interfaces: watch::Receiver<InterfaceCounts>,
     /// Cgroup hooks attached.
     pub hooks: usize,
-    /// Told once, when everything that exists is in the maps.
-    pub ready: Option<oneshot::Sender<()>>,
+    /// Everything that existed at the start is in the maps.
+    pub ready: bool,
     pub written: NodeAddresses,
 }
 
@@ -72,10 +72,9 @@ impl Owner {
         }
         let changes = self.index.take_changes();
         self.publish(&changes, received).await;
-        if let Some(ready) = self.ready.take() {
+        if !std::mem::replace(&mut self.ready, true) {
             self.finish_first_sync();
-            // Nobody waits for it any more: the agent is being stopped.
-            let _ = ready.send(());
+            tracing::info!("ready");
         }
         self.shared.update_done(received.elapsed());
     }
@@ -93,7 +92,7 @@ impl Owner {
 
     async fn publish(&mut self, changes: &Changes, received: Instant) {
         // Before the services: their first packet may already need it.
-        if changes.node || self.ready.is_some() {
+        if changes.node || !self.ready {
             self.write_node_addresses();
         }
         for chunk in changes.services.chunks(CHUNK) {

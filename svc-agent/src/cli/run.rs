@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use svc_common::ABI_VERSION;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
@@ -91,28 +91,21 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let shared = Shared::new(Settings { service_metrics: config.service_metrics, ..Settings::default() });
     shared.attach_maps(Box::new(PinnedMaps::open(&bpf_root)?));
     shared.attach_source(move || SourceState::all(&source_stats));
-    tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, None));
+    tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
-    let (ready, is_ready) = oneshot::channel();
     let owner = Owner {
         index: Index::new(&config.node_name),
         publisher,
-        shared: Arc::clone(&shared),
+        shared,
         events,
         uplinks: follower.addresses(),
         interfaces: follower.counts(),
         hooks,
-        ready: Some(ready),
+        ready: false,
         written: NodeAddresses::default(),
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());
-    tokio::spawn(async move {
-        if is_ready.await.is_ok() {
-            tracing::info!("ready");
-            serve(shared, None, config.healthz_address).await;
-        }
-    });
     tokio::select! {
         ended = follower => ended?.context("interfaces are no longer followed")?,
         ended = owner => ended?,

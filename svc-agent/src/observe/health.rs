@@ -69,7 +69,7 @@ pub struct Health {
 #[derive(Debug)]
 struct State {
     oldest_pending: Option<Instant>,
-    /// None until the first update is done: healthy while starting.
+    /// None until the first update is done: alive, but not ready.
     last_updated: Option<SystemTime>,
     node_eligible: bool,
 }
@@ -102,7 +102,9 @@ impl Health {
         // Before the first update the agent is starting, however long the lists take.
         let healthy = state.last_updated.is_none() || !late;
         let node_eligible = (probe == Probe::Healthz).then_some(state.node_eligible);
-        let success = healthy && node_eligible != Some(false);
+        // Unlike kube-proxy: a node that has not programmed its Services yet should not get traffic for them.
+        let synced = probe == Probe::Livez || state.last_updated.is_some();
+        let success = healthy && synced && node_eligible != Some(false);
 
         let current_time = timestamp(now.wall);
         let last_updated = state.last_updated.map(timestamp);
@@ -155,10 +157,10 @@ mod tests {
     }
 
     #[test]
-    fn starting_is_healthy_however_long_it_takes() {
+    fn starting_is_alive_but_not_ready_however_long_it_takes() {
         let (clock, health) = (Clock::new(), Health::new(TIMEOUT));
         health.queued(clock.after(0));
-        assert!(succeeds(&health, Probe::Healthz, clock.after(3600)));
+        assert!(!succeeds(&health, Probe::Healthz, clock.after(3600)));
         assert!(succeeds(&health, Probe::Livez, clock.after(3600)));
     }
 

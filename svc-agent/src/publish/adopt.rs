@@ -91,7 +91,13 @@ impl Found {
 
     fn install<M: Maps>(mut self, publisher: &mut Publisher<M>, now: Instant) -> Result<Adopted, MapsError> {
         let mut adopted = Adopted::default();
+        let (mut markers, mut addresses) = (Vec::new(), HashSet::new());
         for (frontend, index) in std::mem::take(&mut self.frontends) {
+            if frontend.is_marker() {
+                markers.push(frontend);
+                continue;
+            }
+            addresses.insert(frontend.marker());
             match self.entries.get(&index) {
                 Some(entry) if Frontend::of_entry(entry) == frontend => {
                     publisher.frontends.insert(frontend, index);
@@ -99,6 +105,7 @@ impl Found {
                 _ => publisher.stale_frontends.push(frontend),
             }
         }
+        publisher.adopt_markers(markers, &addresses);
         let mut ranges = Vec::new();
         for (index, entry) in &self.entries {
             let mut backends = self.backends.remove(index).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Brings one object from what the maps hold to what its plans ask for, in two halves: first everything that no client
 //! can reach yet, then, for many objects together, names and frontends, and only then removals.
-//! Neighbours: [`super::settle`] for slots and backends, [`super::retire`] for removals.
+//! Neighbours: [`super::settle`] for slots and backends, [`super::markers`] for frontends, [`super::retire`].
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -207,12 +207,13 @@ impl<M: Maps> Publisher<M> {
             published.changed += usize::from(work.changed);
             published.failures.append(&mut work.failures);
         }
+        self.settle_markers();
         if let_go {
             self.schedule(now);
         }
     }
 
-    /// Writes names, then frontends. Returns what went wrong, by service index.
+    /// Writes names, then frontends with their markers. Returns what went wrong, by service index.
     fn announce(&mut self, now: Instant, added: &[u32]) -> HashMap<u32, MapsError> {
         let mut refused = HashMap::new();
         let records = |index: &u32| self.records.get(index).map(|record| (*index, record));
@@ -227,20 +228,7 @@ impl<M: Maps> Publisher<M> {
             rest = &rest[stopped.done + 1..];
         }
         let named: Vec<_> = frontends.into_iter().filter(|(_, index)| !refused.contains_key(index)).collect();
-        let mut rest = named.as_slice();
-        while let Err(stopped) = self.maps.insert_frontends(rest) {
-            let Some((_, index)) = rest.get(stopped.done) else { break };
-            refused.insert(*index, stopped.error);
-            rest = &rest[stopped.done + 1..];
-        }
-        for (frontend, index) in named {
-            if !refused.contains_key(&index) {
-                if let Some(record) = self.records.get_mut(&index) {
-                    record.announced = true;
-                }
-                self.forget_deletion(now, frontend);
-            }
-        }
+        self.insert_frontends(now, &named, &mut refused);
         refused
     }
 }

@@ -49,12 +49,13 @@ pub struct Capacities {
 }
 
 /// What a client addresses, as the kernel sees it: the key of FRONTENDS_V4 or FRONTENDS_V6.
+/// In its order all frontends of one address stand together, behind their marker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Frontend {
+    pub family: Family,
     pub address: AddrV6,
     pub port: Port,
     pub protocol: Protocol,
-    pub family: Family,
 }
 
 impl Frontend {
@@ -69,6 +70,15 @@ impl Frontend {
 
     pub fn of_entry(entry: &ServiceEntry) -> Self {
         Self { address: entry.address, port: entry.port, protocol: entry.protocol, family: entry.family }
+    }
+
+    /// The key that says that the address is one of a service, whatever the port.
+    pub fn marker(&self) -> Self {
+        Self { port: Port(0), protocol: Protocol(0), ..*self }
+    }
+
+    pub fn is_marker(&self) -> bool {
+        *self == self.marker()
     }
 
     pub fn socket_address(&self) -> SocketAddr {
@@ -107,6 +117,7 @@ pub trait Maps {
     fn read_services(&self, visit: &mut dyn FnMut(u32, &ServiceEntry)) -> Result<(), MapsError>;
     fn read_slots(&self, visit: &mut dyn FnMut(u32, BackendRef)) -> Result<(), MapsError>;
     fn read_backends(&self, visit: &mut dyn FnMut(u32, &BackendEntry)) -> Result<(), MapsError>;
+    /// Markers included.
     fn read_frontends(&self) -> Result<Vec<(Frontend, u32)>, MapsError>;
     fn read_names(&self) -> Result<Vec<(u32, ServiceName)>, MapsError>;
 

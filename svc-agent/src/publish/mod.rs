@@ -8,6 +8,7 @@ mod apply;
 mod error;
 pub mod faulty;
 pub mod maps;
+mod markers;
 pub mod memory;
 mod publisher;
 mod record;

@@ -11,6 +11,7 @@ use svc_common::{AddrV4, address_class, map};
 use super::allocate::{IndexPool, RangePool, Reuse};
 use super::error::PublishError;
 use super::maps::{ConfigField, Frontend, Maps, MapsError, address_of};
+use super::markers::Markers;
 use super::record::Record;
 use super::retire::Retired;
 use crate::model::ObjectName;
@@ -43,7 +44,8 @@ pub struct Publisher<M> {
     pub(super) records: BTreeMap<u32, Record>,
     pub(super) objects: HashMap<ObjectName, Vec<u32>>,
     /// Service index by frontend, also of services not yet announced.
-    pub(super) frontends: HashMap<Frontend, u32>,
+    pub(super) frontends: BTreeMap<Frontend, u32>,
+    pub(super) markers: Markers,
     pub(super) services: IndexPool,
     pub(super) backends: IndexPool,
     pub(super) slots: RangePool,
@@ -52,7 +54,7 @@ pub struct Publisher<M> {
     pub(super) retired: Vec<Retired>,
     /// Backends (index, generation) that belong to nobody and whose end could not be written.
     pub(super) ending: Vec<(u32, u32)>,
-    /// Frontends found at adoption that lead nowhere.
+    /// Frontends found at adoption that lead nowhere, and markers of addresses without any.
     pub(super) stale_frontends: Vec<Frontend>,
     pub(super) pruned: bool,
     /// Objects that do not have what their plans ask for.
@@ -69,7 +71,8 @@ impl<M: Maps> Publisher<M> {
             maps,
             records: BTreeMap::new(),
             objects: HashMap::new(),
-            frontends: HashMap::new(),
+            frontends: BTreeMap::new(),
+            markers: Markers::default(),
             services: IndexPool::new(capacities.services, Reuse::Oldest),
             backends: IndexPool::new(capacities.backends, Reuse::Lowest),
             slots: RangePool::new(capacities.slots),
@@ -181,6 +184,7 @@ impl<M: Maps> Publisher<M> {
         let waiting = !self.pending.is_empty()
             || !self.retired.is_empty()
             || !self.ending.is_empty()
+            || !self.markers.overdue.is_empty()
             || (self.pruned && !self.stale_frontends.is_empty());
         self.retry_at = waiting.then(|| self.retry_at.map_or(at, |before| before.min(at)));
     }

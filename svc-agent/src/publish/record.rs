@@ -79,7 +79,8 @@ impl Goal {
         };
         let wanted = |backend: &PlannedBackend, slotted| Wanted {
             target: Target { address: address_of(backend.address.ip()), port: Port::from_host(backend.address.port()) },
-            flags: if backend.local { backend_flag::LOCAL } else { 0 },
+            flags: if backend.local { backend_flag::LOCAL } else { 0 }
+                | if slotted { backend_flag::ELIGIBLE } else { 0 },
             slotted,
         };
         let mut backends = Vec::with_capacity(slotted.len() + plan.draining.len());

@@ -32,6 +32,7 @@ impl<M: Maps> Publisher<M> {
     /// Withdraws a service. Its frontend stays if another service has taken it over.
     pub(super) fn retire(&mut self, now: Instant, index: u32) -> Option<Record> {
         let record = self.records.remove(&index)?;
+        self.markers.touch(record.frontend);
         let owned = self.frontends.get(&record.frontend) == Some(&index);
         if owned {
             self.frontends.remove(&record.frontend);
@@ -59,6 +60,7 @@ impl<M: Maps> Publisher<M> {
             && self.succeeded(|publisher| publisher.maps.delete_frontend(frontend))
         {
             retired.frontend = None;
+            self.markers.touch(frontend);
         }
         if retired.published
             && self.succeeded(|publisher| publisher.maps.write_publication(retired.index, Publication::default()))
@@ -98,6 +100,7 @@ impl<M: Maps> Publisher<M> {
 
     /// Writes that failed when something was taken away.
     pub(super) fn finish_retired(&mut self, now: Instant) {
+        self.markers.touch_overdue();
         for retired in std::mem::take(&mut self.retired) {
             self.advance(now, retired);
         }
@@ -106,11 +109,14 @@ impl<M: Maps> Publisher<M> {
         }
         if self.pruned {
             for frontend in std::mem::take(&mut self.stale_frontends) {
-                if !self.succeeded(|publisher| publisher.maps.delete_frontend(frontend)) {
+                if self.succeeded(|publisher| publisher.maps.delete_frontend(frontend)) {
+                    self.markers.touch(frontend);
+                } else {
                     self.stale_frontends.push(frontend);
                 }
             }
         }
+        self.settle_markers();
     }
 
     /// Makes free what has rested long enough; says whether there was anything.
@@ -131,7 +137,7 @@ impl<M: Maps> Publisher<M> {
     }
 
     /// Writes of this kind that fail are counted and tried again; nobody waits for them.
-    fn succeeded(&mut self, write: impl FnOnce(&mut Self) -> Result<(), super::maps::MapsError>) -> bool {
+    pub(super) fn succeeded(&mut self, write: impl FnOnce(&mut Self) -> Result<(), super::maps::MapsError>) -> bool {
         let result = write(self);
         self.failures.refused += u64::from(result.is_err());
         result.is_ok()

@@ -30,7 +30,10 @@ pub struct Stats {
 impl<M: Maps> Publisher<M> {
     pub fn stats(&self) -> Stats {
         let capacities = self.maps.capacities();
-        let frontends = |family| self.frontends.keys().filter(|frontend| frontend.family == family).count() as u32;
+        let frontends = |family| {
+            let entries = self.frontends.keys().chain(&self.markers.present);
+            entries.filter(|entry| entry.family == family).count() as u32
+        };
         let usage = |map, entries, capacity| MapUsage { map, entries, capacity };
         Stats {
             maps: [
@@ -97,6 +100,6 @@ impl<M: Maps> Publisher<M> {
                 }
             }
         }
-        Ok(None)
+        self.audit_markers()
     }
 }

@@ -2,6 +2,7 @@
 
 mod choice;
 mod clash;
+mod errors;
 mod hairpin;
 mod headers;
 mod limits;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
         clash::cases(),
         hairpin::cases(),
         uplink::cases(),
+        errors::cases(),
         headers::cases(),
         limits::cases(),
     ]

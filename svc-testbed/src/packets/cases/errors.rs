@@ -1,0 +1,91 @@
+//! ICMP errors about translated packets: the client sees the address it used inside.
+
+use svc_common::Protocol;
+
+use super::cast::*;
+use crate::packets::case::Hook::*;
+use crate::packets::case::{Case, case};
+use crate::packets::frame::{Checksums, Frame, icmp, tcp, udp};
+use crate::packets::world::World;
+
+const CLIENT_IP: &str = "10.244.3.5";
+const CLIENT_IP_V6: &str = "fd00:10:244:3::5";
+const ROUTER: &str = "192.0.2.254";
+const ROUTER_V6: &str = "2001:db8::fe";
+/// Next-hop MTU 1400, in the second word of the header.
+const MTU: [u8; 4] = [0, 0, 0x05, 0x78];
+
+/// The beginning of a packet, as an error quotes it.
+fn quote(frame: &Frame, length: usize) -> Vec<u8> {
+    frame.ip_bytes(Checksums::Complete)[..length].to_vec()
+}
+
+/// The quote as the client's own packet, but with the transport checksum of the packet that was quoted: nobody
+/// verifies it there.
+fn quote_with_checksum_of(frame: &Frame, quoted: &Frame, length: usize) -> Vec<u8> {
+    let mut bytes = quote(frame, length);
+    bytes[length - 2..].copy_from_slice(&quote(quoted, length)[length - 2..]);
+    bytes
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![port_unreachable(), path_mtu(), path_mtu_v6(), none_of_ours()]
+}
+
+fn port_unreachable() -> Case {
+    let world = World::new().forward(Protocol::UDP, DNS, &["10.244.3.2:5353"]);
+    let (asked, sent) = (udp(CLIENT, DNS), udp(CLIENT, "10.244.3.2:5353"));
+    case("errors: the backend's port unreachable comes from the service", &world)
+        .at(PodIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(
+            "+ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:5353, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress udp 10.244.3.2:5353 > 10.244.3.5:40000 => 10.96.0.10:53 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +36",
+        )
+        .at(PodEgress, icmp("10.244.3.2", CLIENT_IP, 3, 3, [0; 4], &quote(&sent, 28)))
+        .becomes(icmp("10.96.0.10", CLIENT_IP, 3, 3, [0; 4], &quote_with_checksum_of(&asked, &sent, 28)))
+}
+
+fn path_mtu() -> Case {
+    let world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]);
+    let (asked, sent) = (tcp(CLIENT, NGINX).syn(100), tcp(CLIENT, POD_1).syn(100));
+    case("errors: a router's fragmentation needed stays the router's", &world)
+        .at(PodIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(
+            "+ flow ingress tcp 10.244.3.5:40000 > 10.110.110.219:80 => 10.244.3.5:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:40000 => 10.110.110.219:80 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
+        )
+        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quote(&sent, 28)))
+        .becomes(icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quote(&asked, 28)))
+}
+
+fn path_mtu_v6() -> Case {
+    let world = World::new().forward(Protocol::TCP, NGINX_V6, &[POD_V6]);
+    let (asked, sent) = (tcp(CLIENT_V6, NGINX_V6).syn(100), tcp(CLIENT_V6, POD_V6).syn(100));
+    case("errors: a router's packet too big stays the router's", &world)
+        .at(PodIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(
+            "+ flow ingress tcp [fd00:10:244:3::5]:40000 > [fd00:10:110::db]:80 => [fd00:10:244:3::5]:40000 > [fd00:10:244:3::46]:8080, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress tcp [fd00:10:244:3::46]:8080 > [fd00:10:244:3::5]:40000 => [fd00:10:110::db]:80 > [fd00:10:244:3::5]:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +60",
+        )
+        .at(PodEgress, icmp(ROUTER_V6, CLIENT_IP_V6, 2, 0, MTU, &quote(&sent, 48)))
+        .becomes(icmp(ROUTER_V6, CLIENT_IP_V6, 2, 0, MTU, &quote(&asked, 48)))
+        .at(PodEgress, icmp("fd00:10:244:3::46", CLIENT_IP_V6, 1, 4, [0; 4], &quote(&sent, 48)))
+        .becomes(icmp("fd00:10:110::db", CLIENT_IP_V6, 1, 4, [0; 4], &quote(&asked, 48)))
+}
+
+fn none_of_ours() -> Case {
+    let world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]);
+    let direct = tcp(CLIENT, POD_1).syn(100);
+    case("errors: about other packets, or unreadable, they pass", &world)
+        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quote(&direct, 28)))
+        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quote(&direct, 21)))
+        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 3, 4, MTU, b""))
+        .at(PodEgress, icmp("10.244.3.46", CLIENT_IP, 0, 0, [0, 1, 0, 1], &quote(&direct, 28)))
+        .at(PodIngress, icmp("10.244.3.46", CLIENT_IP, 3, 3, [0; 4], &quote(&direct, 28)))
+}
