@@ -15,6 +15,8 @@ use svc_testbed::{
 };
 use traffic_support::{AGENT_NODE, AT_ONCE, Kind, Mode, World, expect_pods, lab, service, vip};
 
+const CONNECTED: [Kind; 2] = [Kind::Tcp, Kind::UdpConnected];
+
 /// Opens a socket from `port`, keeps it under `name`, and returns what it experienced.
 fn open(kind: Kind, client: &Client, to: SocketAddr, port: u16, name: &str) -> Result<Vec<Sample>> {
     kind.probe(client, to, |tcp| tcp.source_port(port).hold(name), |udp| udp.source_port(port).hold(name))
@@ -41,27 +43,32 @@ fn share_a_port(world: &World, kind: Kind, family: Family, port: u16, targets: &
 }
 
 #[test]
-fn one_client_port_serves_the_service_and_its_pod_at_the_same_time() -> Result<()> {
-    for mode in Mode::BOTH {
-        World::routed(mode)?.check(|world| {
-            let web = service("web", 30);
-            world.publish(&web, &["near"])?;
-            let mut port = 21_000;
-            for (family, kind) in
-                Family::BOTH.into_iter().flat_map(|family| [(family, Kind::Tcp), (family, Kind::UdpConnected)])
-            {
-                let through = vip(&web, family, kind.ports().0);
-                let direct = world.machine("near")?.address(family, kind.ports().1);
-                for targets in [[through, direct], [direct, through]] {
-                    port += 1;
-                    share_a_port(world, kind, family, port, &targets)
-                        .with_context(|| format!("{family:?} {kind:?} {targets:?} from port {port}"))?;
-                }
+fn one_client_port_serves_the_service_and_its_pod_where_packets_are_translated() -> Result<()> {
+    serve_the_service_and_its_pod(Mode::Tc)
+}
+
+/// A port the program chose itself is left to the packets, whatever the sockets do.
+#[test]
+fn one_client_port_serves_the_service_and_its_pod_where_sockets_are_translated() -> Result<()> {
+    serve_the_service_and_its_pod(Mode::Socket)
+}
+
+fn serve_the_service_and_its_pod(mode: Mode) -> Result<()> {
+    World::routed(mode)?.check(|world| {
+        let web = service("web", 30);
+        world.publish(&web, &["near"])?;
+        let mut port = 21_000;
+        for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
+            let through = vip(&web, family, kind.ports().0);
+            let direct = world.machine("near")?.address(family, kind.ports().1);
+            for targets in [[through, direct], [direct, through]] {
+                port += 1;
+                share_a_port(world, kind, family, port, &targets)
+                    .with_context(|| format!("{family:?} {kind:?} {targets:?} from port {port}"))?;
             }
-            Ok(())
-        })?;
-    }
-    Ok(())
+        }
+        Ok(())
+    })
 }
 
 #[test]
@@ -73,9 +80,7 @@ fn one_client_port_serves_two_services_with_one_pod() -> Result<()> {
                 world.publish(service, &["near"])?;
             }
             let mut port = 22_000;
-            for (family, kind) in
-                Family::BOTH.into_iter().flat_map(|family| [(family, Kind::Tcp), (family, Kind::UdpConnected)])
-            {
+            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
                 port += 1;
                 let targets = services.each_ref().map(|service| vip(service, family, kind.ports().0));
                 share_a_port(world, kind, family, port, &targets)

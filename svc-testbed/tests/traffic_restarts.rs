@@ -8,6 +8,7 @@ use std::{
     fs,
     os::fd::AsRawFd as _,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,8 @@ use svc_testbed::{
 use traffic_support::{Kind, Mode, PATIENCE, WEB, World, expect_pods, service, vip};
 
 const RESTARTS: usize = 10;
+/// Two of these and wrk keep a small machine busy; the agent has to start beside them.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Longer than the test; it is ended when the restarts are done.
 const WRK_SECONDS: u32 = 600;
 
@@ -33,8 +36,9 @@ fn ten_restarts_and_ten_kills_under_load_are_not_noticed() -> Result<()> {
             let (client, other) = (world.client()?, world.machine("spare")?.client()?);
             hold(&client, &web)?;
             let loads = [(&client, Family::V4), (&other, Family::V6)];
-            let load =
-                |(client, family)| Client::start_load(client, Load::to(vip(&web, family, WEB)).keepalive(4).fresh(2));
+            let load = |(client, family)| {
+                Client::start_load(client, Load::to(vip(&web, family, WEB)).keepalive(4).fresh(2).pause(PAUSE))
+            };
             let running = loads.map(load).into_iter().collect::<Result<Vec<_>>>()?;
             let wrk = Wrk::start(world, &web)?;
             for number in 0..2 * RESTARTS {

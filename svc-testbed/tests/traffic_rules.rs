@@ -21,7 +21,10 @@ use traffic_support::{
 /// Ports nobody listens on.
 const CLOSED: u16 = 9;
 
-/// One attempt with so much patience.
+/// Sockets that are told when nobody is there.
+const CONNECTED: [Kind; 2] = [Kind::Tcp, Kind::UdpConnected];
+
+/// Two attempts with so much patience each.
 fn attempt(kind: Kind, client: &Client, to: SocketAddr, patience: Duration) -> Result<Vec<Sample>> {
     kind.probe(client, to, |tcp| tcp.count(2).timeout(patience), |udp| udp.count(2).timeout(patience))
 }
@@ -94,13 +97,39 @@ fn a_closed_port_of_the_pod_is_refused_through_the_service() -> Result<()> {
                 let mut closed = service(&format!("closed-{pod}"), number);
                 closed.ports = vec![Port::tcp("web", 80, CLOSED), Port::udp("dns", 53, CLOSED)];
                 world.publish(&closed, &[pod])?;
-                for (family, kind) in
-                    Family::BOTH.into_iter().flat_map(|family| [(family, Kind::Tcp), (family, Kind::UdpConnected)])
-                {
+                for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
                     let samples = attempt(kind, &client, vip(&closed, family, kind.ports().0), AT_ONCE)?;
                     expect_all(&samples, Outcome::Refused).with_context(|| format!("{family:?} {kind:?} {pod}"))?;
                 }
             }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_the_address_does_not_have_is_refused() -> Result<()> {
+    const UNKNOWN: u16 = 81;
+    for mode in Mode::BOTH {
+        World::routed(mode)?.check(|world| {
+            let (web, client) = (service("web", 29), world.client()?);
+            world.publish(&web, &["near"])?;
+            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
+                let drops = world.drops("no_such_port")?;
+                let samples = attempt(kind, &client, vip(&web, family, UNKNOWN), AT_ONCE)?;
+                expect_all(&samples, Outcome::Refused).with_context(|| format!("{family:?} {kind:?}"))?;
+                ensure!(world.drops("no_such_port")? >= drops + 2, "{family:?} {kind:?}: the reason is counted");
+                // TCP and UDP ports have nothing to do with each other.
+                let other = vip(&web, family, if kind == Kind::Tcp { 53 } else { 80 });
+                expect_all(&attempt(kind, &client, other, AT_ONCE)?, Outcome::Refused)
+                    .with_context(|| format!("{family:?} {kind:?} on the other protocol's port"))?;
+            }
+            // Without the Service the address is nobody's: no answer of ours.
+            world.manifests.delete_service(&web)?;
+            world.wait_until_gone(&web)?;
+            let samples = attempt(Kind::Tcp, &client, vip(&web, Family::V4, UNKNOWN), AT_ONCE)?;
+            ensure!(samples.iter().all(|sample| sample.outcome != Outcome::Refused), "{samples:#?}");
             Ok(())
         })?;
     }
