@@ -1,0 +1,199 @@
+//! Connections that exist: two from one client port that meet at one pod, connections that outlive their endpoint and their
+//! Service, datagrams that follow the endpoints, and what the path says about its MTU.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod traffic_support;
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use svc_testbed::{
+    Client, Family, NodeSpec, Outcome, PodSpec, Sample, Tcp, Udp,
+    client::{Again, expect_all, expect_replies_from},
+    manifests::Endpoint,
+};
+use traffic_support::{AGENT_NODE, AT_ONCE, Kind, Mode, World, expect_pods, lab, service, vip};
+
+const CONNECTED: [Kind; 2] = [Kind::Tcp, Kind::UdpConnected];
+
+/// Opens a socket from `port`, keeps it under `name`, and returns what it experienced.
+fn open(kind: Kind, client: &Client, to: SocketAddr, port: u16, name: &str) -> Result<Vec<Sample>> {
+    kind.probe(client, to, |tcp| tcp.source_port(port).hold(name), |udp| udp.source_port(port).hold(name))
+}
+
+/// Opens one socket after the other from the same client port; then all of them work, again and again.
+fn share_a_port(world: &World, kind: Kind, family: Family, port: u16, targets: &[SocketAddr]) -> Result<()> {
+    let (client, own) = (world.client()?, world.machine("client")?.ip(family));
+    for (number, to) in targets.iter().enumerate() {
+        let samples = open(kind, &client, *to, port, &number.to_string())?;
+        expect_pods(&samples, &["near"]).with_context(|| format!("opening {to}"))?;
+        expect_replies_from(&samples, *to)?;
+        let seen = samples[0].client_seen.map(|seen| seen.ip());
+        ensure!(seen == Some(own), "the client keeps its address: {samples:#?}");
+    }
+    for round in 0..3 {
+        for (number, to) in targets.iter().enumerate() {
+            let samples = client.again(Again::on(&number.to_string()).size(1000).reply(1000).packets(2))?;
+            expect_pods(&samples, &["near"]).with_context(|| format!("round {round} of {to}"))?;
+            expect_replies_from(&samples, *to)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn one_client_port_serves_the_service_and_its_pod_where_packets_are_translated() -> Result<()> {
+    serve_the_service_and_its_pod(Mode::Tc)
+}
+
+/// A port the program chose itself is left to the packets, whatever the sockets do.
+#[test]
+fn one_client_port_serves_the_service_and_its_pod_where_sockets_are_translated() -> Result<()> {
+    serve_the_service_and_its_pod(Mode::Socket)
+}
+
+fn serve_the_service_and_its_pod(mode: Mode) -> Result<()> {
+    World::routed(mode)?.check(|world| {
+        let web = service("web", 30);
+        world.publish(&web, &["near"])?;
+        let mut port = 21_000;
+        for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
+            let through = vip(&web, family, kind.ports().0);
+            let direct = world.machine("near")?.address(family, kind.ports().1);
+            for targets in [[through, direct], [direct, through]] {
+                port += 1;
+                share_a_port(world, kind, family, port, &targets)
+                    .with_context(|| format!("{family:?} {kind:?} {targets:?} from port {port}"))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn one_client_port_serves_two_services_with_one_pod() -> Result<()> {
+    for mode in Mode::BOTH {
+        World::routed(mode)?.check(|world| {
+            let services = [service("one", 31), service("two", 32), service("three", 33)];
+            for service in &services {
+                world.publish(service, &["near"])?;
+            }
+            let mut port = 22_000;
+            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
+                port += 1;
+                let targets = services.each_ref().map(|service| vip(service, family, kind.ports().0));
+                share_a_port(world, kind, family, port, &targets)
+                    .with_context(|| format!("{family:?} {kind:?} from port {port}"))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn established_connections_outlive_their_endpoint_and_their_service() -> Result<()> {
+    for mode in Mode::BOTH {
+        World::routed(mode)?.check(|world| {
+            let (web, client) = (service("web", 34), world.client()?);
+            world.publish(&web, &["near", "far"])?;
+            for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
+                let to = vip(&web, family, 80);
+                expect_pods(&client.tcp(Tcp::to(to).count(16).hold(name))?, &["near", "far"])?;
+            }
+            let still_alive = |when: &str| {
+                ["v4", "v6"].iter().try_for_each(|name| {
+                    let samples = client.again(Again::on(name).size(5000).reply(5000))?;
+                    expect_pods(&samples, &["near", "far"]).with_context(|| format!("{name} {when}"))
+                })
+            };
+            world.scale(&web, &["near"])?;
+            still_alive("after one endpoint left")?;
+            world.scale(&web, &[])?;
+            still_alive("after all endpoints left")?;
+            let refused = client.tcp(Tcp::to(vip(&web, Family::V4, 80)).timeout(AT_ONCE))?;
+            expect_all(&refused, Outcome::Refused)?;
+            world.manifests.delete_service(&web)?;
+            world.wait_until_gone(&web)?;
+            still_alive("after the Service was deleted")?;
+            let other = service("other", 34);
+            world.publish(&other, &["spare"])?;
+            still_alive("after another Service got its address")?;
+            expect_pods(&Kind::Tcp.talk(&client, vip(&other, Family::V6, 80), 4)?, &["spare"])
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn datagrams_move_when_their_endpoint_stops_serving_and_not_before() -> Result<()> {
+    // A connected socket that was translated in connect() has the pod's address for good.
+    let kinds = [
+        (Mode::Tc, [Kind::UdpConnected, Kind::UdpUnconnected].as_slice()),
+        (Mode::Socket, [Kind::UdpUnconnected].as_slice()),
+    ];
+    for (mode, kinds) in kinds {
+        World::routed(mode)?.check(|world| {
+            let (dns, client) = (service("dns", 35), world.client()?);
+            world.publish(&dns, &["near"])?;
+            let mut names = Vec::new();
+            for (family, kind) in
+                Family::BOTH.into_iter().flat_map(|family| kinds.iter().map(move |kind| (family, *kind)))
+            {
+                let name = format!("{family:?} {kind:?}");
+                let samples =
+                    kind.probe(&client, vip(&dns, family, 53), |tcp| tcp, |udp| udp.count(3).packets(2).hold(&name))?;
+                expect_pods(&samples, &["near"])?;
+                names.push(name);
+            }
+            let answered_by = |pod: &str, when: &str| {
+                names.iter().try_for_each(|name| {
+                    let samples = client.again(Again::on(name).packets(2))?;
+                    expect_pods(&samples, &[pod]).with_context(|| format!("{name} {when}"))
+                })
+            };
+            world.scale(&dns, &["near", "far"])?;
+            answered_by("near", "after another endpoint came")?;
+            let mut endpoints: Vec<Endpoint> = Endpoint::both(world.machine("near")?).into();
+            endpoints = endpoints.into_iter().map(|endpoint| endpoint.terminating(true)).collect();
+            endpoints.extend(Endpoint::both(world.machine("far")?));
+            world.manifests.endpoints(&dns, &endpoints)?;
+            world.wait_for(&dns, "forward", &world.endpoints(&["far"])?)?;
+            answered_by("near", "while their endpoint terminates and still serves")?;
+            world.scale(&dns, &["far"])?;
+            answered_by("far", "after their endpoint left")?;
+            world.scale(&dns, &["near"])?;
+            answered_by("near", "after the next one left as well")
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_narrow_path_behind_the_service_is_told_to_the_client() -> Result<()> {
+    for mode in Mode::BOTH {
+        let lab = lab().node(NodeSpec::new("n3").pod(PodSpec::new("narrow").path_mtu(1300)));
+        World::start(lab, mode)?.check(|world| {
+            world.serve("narrow")?;
+            let web = service("web", 36);
+            world.publish(&web, &["narrow"])?;
+            ensure!(world.agent.node().name() == AGENT_NODE);
+            for family in Family::BOTH {
+                // A client process of its own: what it knows of the path is remembered per destination.
+                let client = world.client()?;
+                let to = vip(&web, family, 53);
+                let samples = client.udp(Udp::to(to).payload(1450).dont_fragment().timeout(AT_ONCE))?;
+                expect_all(&samples, Outcome::TooBig).with_context(|| format!("{family:?}"))?;
+                ensure!(samples[0].path_mtu == Some(1300), "{family:?}: {samples:#?}");
+                expect_all(&client.udp(Udp::to(to).payload(1200).dont_fragment())?, Outcome::Ok)?;
+                world.lab.forget_paths()?;
+                let samples = client.tcp(Tcp::to(vip(&web, family, 80)).body(300_000).reply(300_000))?;
+                expect_all(&samples, Outcome::Ok).with_context(|| format!("{family:?}"))?;
+                ensure!(samples[0].path_mtu == Some(1300), "{family:?}: {samples:#?}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
