@@ -44,6 +44,8 @@ drop_reasons! {
     FragmentUnknown = 8, "fragment_unknown";
     /// Dropped: the node has no address of this family to stand for the client.
     NoNodeAddress = 9, "no_node_address";
+    /// Dropped: the node's own connection was given an endpoint that its routing table knows no way to.
+    NoRoute = 10, "no_route";
 }
 
 impl DropReason {

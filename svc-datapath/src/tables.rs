@@ -113,8 +113,10 @@ pub enum Action {
     Pass,
     /// Gone; it has been counted.
     Drop(DropReason),
-    /// Out of the interface it came from (a refusal, or a pod that reaches itself).
+    /// Back to where it came from (a refusal, or a pod that reaches itself).
     TurnBack,
+    /// Out of the interface that its new destination is behind.
+    Reroute,
 }
 
 /// Which side of the node an interface is on.

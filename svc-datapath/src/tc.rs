@@ -28,10 +28,10 @@ pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> 
 
 /// A packet that leaves the node's stack.
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Action {
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Action {
     match ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables),
-        Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables),
+        Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables, side),
+        Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables, side),
         _ => Action::Pass,
     }
 }
@@ -84,22 +84,75 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 }
 
 #[inline(always)]
-fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T) -> Action {
+fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Action::Pass };
     if !translatable(headers.key.protocol) {
         return errors_only(packet, tables, &headers);
     }
-    let class = tables.address_class(headers.key.source) | tables.address_class(headers.key.destination);
-    if class & address_class::BACKEND == 0 || headers.fragment {
+    let destination_class = tables.address_class(headers.key.destination);
+    let class = tables.address_class(headers.key.source) | destination_class;
+    // What leaves by an uplink for a service address may come from the node itself: it passed no interface yet.
+    let from_node = side == Side::Uplink && destination_class & address_class::FRONTEND != 0;
+    if headers.fragment || (class & address_class::BACKEND == 0 && !from_node) {
         return Action::Pass;
     }
     if parse_transport(packet, &mut headers).is_none() {
         return Action::Pass;
     }
+    let now = tables.now();
+    if from_node && let Begun::Done(action) = connect_node(packet, tables, &headers, now) {
+        return action;
+    }
     match tables.flow(&headers.key) {
-        Some(flow) => forward(packet, tables, &headers, &flow, tables.now()),
+        Some(flow) => forward(packet, tables, &headers, &flow, now),
         None => Action::Pass,
     }
+}
+
+/// Makes the flows for a connection that the node itself begins, with socket hooks off. Out of line, as
+/// [`flow::insert_pair`] is.
+#[inline(never)]
+fn connect_node<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    now: u32,
+) -> Begun {
+    if let Some(known) = tables.flow(&headers.key)
+        && flow::continues(tables, &headers.key, &known, headers.tcp_flags, now)
+    {
+        return Begun::Flow;
+    }
+    let node: A = tables.node_address();
+    if unknown_connection(headers) || headers.key.source != node {
+        return Begun::Done(Action::Pass);
+    }
+    let mut flow = flow::unchanged(&headers.key, now);
+    match select(tables, &headers.key, &mut flow, now) {
+        Selected::Backend => {}
+        Selected::Reject => {
+            return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoEndpoint));
+        }
+        Selected::Drop(reason) => return Begun::Done(refuse_connection(tables, headers, flow.service, reason)),
+        Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
+            return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoSuchPort));
+        }
+        Selected::NotAService => return Begun::Done(Action::Pass),
+    }
+    flow.ops |= flow_op::ADDRESSES | flow_op::REROUTE;
+    flow.peer_stage = flow_stage::INGRESS;
+    if let Err(error) = flow::insert_pair(tables, &headers.key, &mut flow, SourcePort::Keep, now) {
+        return Begun::Done(refuse_connection(tables, headers, flow.service, pair_reason(error)));
+    }
+    tables.count(flow.service, Counted::ConnectionTc);
+    if tables.events_wanted(now) {
+        announce(tables, &headers.key, Some(&flow), flow.service, event_kind::TRANSLATED as u16);
+    }
+    Begun::Flow
 }
 
 #[inline(always)]
@@ -148,6 +201,9 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     }
     if translate(packet, &headers.key, flow, headers.transport_offset).is_err() {
         return give_up(tables, headers, flow.service, DropReason::RewriteFailed);
+    }
+    if flow.ops & flow_op::REROUTE != 0 {
+        return Action::Reroute;
     }
     if flow.ops & flow_op::TURN_BACK == 0 {
         return Action::Pass;

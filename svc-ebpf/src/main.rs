@@ -5,12 +5,13 @@
 
 mod maps;
 mod packet;
+mod route;
 mod sockaddr;
 mod tables;
 mod trace;
 mod variant;
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
@@ -26,28 +27,28 @@ const NEXT: i32 = -1;
 pub fn pod_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     let action = tc::ingress(&mut packet, &KernelTables, Side::Pod);
-    depart(&context, &packet, action)
+    depart(&context, &packet, action, 0)
 }
 
 #[classifier]
 pub fn pod_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
-    let action = tc::egress(&mut packet, &KernelTables);
-    depart(&context, &packet, action)
+    let action = tc::egress(&mut packet, &KernelTables, Side::Pod);
+    depart(&context, &packet, action, BPF_F_INGRESS as u64)
 }
 
 #[classifier]
 pub fn uplink_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     let action = tc::ingress(&mut packet, &KernelTables, Side::Uplink);
-    depart(&context, &packet, action)
+    depart(&context, &packet, action, 0)
 }
 
 #[classifier]
 pub fn uplink_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
-    let action = tc::egress(&mut packet, &KernelTables);
-    depart(&context, &packet, action)
+    let action = tc::egress(&mut packet, &KernelTables, Side::Uplink);
+    depart(&context, &packet, action, BPF_F_INGRESS as u64)
 }
 
 #[inline(always)]
@@ -57,14 +58,16 @@ fn arrive(context: &TcContext) -> TcPacket<'_> {
     packet
 }
 
+/// `back` are the flags of bpf_redirect that send a packet back to where it came from.
 #[inline(always)]
-fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action) -> i32 {
+fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64) -> i32 {
     trace::departure(context, packet, action);
     match action {
         Action::Pass => NEXT,
         Action::Drop(_) => TC_ACT_SHOT as i32,
         // SAFETY: a helper that takes plain numbers.
-        Action::TurnBack => unsafe { bpf_redirect(interface(context), 0) as i32 },
+        Action::TurnBack => unsafe { bpf_redirect(interface(context), back) as i32 },
+        Action::Reroute => route::reroute(context, packet),
     }
 }
 

@@ -23,6 +23,7 @@ pub fn departure(context: &TcContext, packet: &TcPacket<'_>, action: Action) {
             Action::Pass => "pass",
             Action::Drop(reason) => reason.label(),
             Action::TurnBack => "turn back",
+            Action::Reroute => "reroute",
         };
         line(context, packet, verdict);
     }

@@ -18,7 +18,6 @@ impl Node {
         Self { publisher: Publisher::new(MemoryMaps::new(capacities)), now: Instant::now() }
     }
 
-    #[expect(clippy::result_large_err, reason = "the error as the publisher gives it")]
     pub fn try_publish(&mut self, texts: &[&str]) -> Result<bool, PublishError> {
         let plans = plans(texts);
         self.publisher.publish_service(self.now, &plans[0].id.service, &plans)

@@ -272,19 +272,9 @@ impl Story<'_> {
             lines.extend(self.monitor.ready_lines());
             lines.retain(|line| line.contains(service) && line.contains(backend));
         }
-        match lines.iter().find(|line| !self.paths(service).iter().any(|path| line.ends_with(path))) {
+        match lines.iter().find(|line| !line.ends_with(self.path)) {
             None => Ok(lines),
             Some(line) => bail!("this should have been translated at \"{}\": {line}", self.path),
-        }
-    }
-
-    /// Where connections to this service may be translated. nslookup binds its port before it asks, and the socket hooks leave
-    /// such sockets of pods to the interface; curl does not.
-    fn paths(&self, service: &str) -> &'static [&'static str] {
-        match (self.path, service) {
-            ("socket", DNS_UDP | DNS_TCP) => &["socket", "tc"],
-            ("socket", _) => &["socket"],
-            _ => &["tc"],
         }
     }
 }

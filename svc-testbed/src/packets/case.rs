@@ -28,13 +28,13 @@ impl Hook {
 pub enum Outcome {
     Pass,
     Drop(Option<DropReason>),
-    TurnBack,
+    Redirect,
 }
 
 impl PartialEq for Outcome {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Pass, Self::Pass) | (Self::TurnBack, Self::TurnBack) => true,
+            (Self::Pass, Self::Pass) | (Self::Redirect, Self::Redirect) => true,
             (Self::Drop(one), Self::Drop(two)) => one.is_none() || two.is_none() || one == two,
             _ => false,
         }
@@ -173,15 +173,15 @@ impl Case {
     pub fn is_answered_with(self, answer: impl Fn(Checksums) -> Frame) -> Self {
         let [complete, offloaded] = [Checksums::Complete, Checksums::Offloaded].map(|mode| Box::new(answer(mode)));
         self.last(|step| {
-            step.outcome = Outcome::TurnBack;
+            step.outcome = Outcome::Redirect;
             step.output = Output::Answer { complete, offloaded };
         })
     }
 
-    /// Goes out of the interface it came from as this frame.
-    pub fn turns_back_as(self, frame: Frame) -> Self {
+    /// Goes out of the interface it came from, or another one, as this frame.
+    pub fn is_redirected_as(self, frame: Frame) -> Self {
         self.last(|step| {
-            step.outcome = Outcome::TurnBack;
+            step.outcome = Outcome::Redirect;
             step.output = Output::Frame(Box::new(frame));
         })
     }

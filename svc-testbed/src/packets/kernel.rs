@@ -271,7 +271,7 @@ impl Dataplane for Kernel {
         match verdict.cast_signed() {
             -1 | 0 => Ok(Outcome::Pass),
             2 => Ok(Outcome::Drop(None)),
-            7 => Ok(Outcome::TurnBack),
+            7 => Ok(Outcome::Redirect),
             other => Err(format!("the program returned {other}")),
         }
     }

@@ -15,7 +15,8 @@ pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Acti
     match hook {
         Hook::PodIngress => tc::ingress(packet, tables, Side::Pod),
         Hook::UplinkIngress => tc::ingress(packet, tables, Side::Uplink),
-        Hook::PodEgress | Hook::UplinkEgress => tc::egress(packet, tables),
+        Hook::PodEgress => tc::egress(packet, tables, Side::Pod),
+        Hook::UplinkEgress => tc::egress(packet, tables, Side::Uplink),
     }
 }
 
@@ -32,7 +33,7 @@ impl Dataplane for MemoryTables {
         Ok(match run(hook, packet, self) {
             Action::Pass => Outcome::Pass,
             Action::Drop(reason) => Outcome::Drop(Some(reason)),
-            Action::TurnBack => Outcome::TurnBack,
+            Action::TurnBack | Action::Reroute => Outcome::Redirect,
         })
     }
 }

@@ -108,6 +108,7 @@ impl State {
                 (flow_op::TO_BACKEND, "to_backend"),
                 (flow_op::DIRECT, "direct"),
                 (flow_op::TURN_BACK, "turn_back"),
+                (flow_op::REROUTE, "reroute"),
                 (flow_op::ADDRESSES, "addresses"),
             ];
             let service = match flow.service {

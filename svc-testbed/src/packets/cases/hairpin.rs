@@ -21,7 +21,7 @@ fn v4() -> Case {
     let world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]);
     case("hairpin: IPv4", &world)
         .at(PodIngress, tcp(SELF, NGINX).syn(100))
-        .turns_back_as(tcp(AS_NODE, POD_1).syn(100).turned())
+        .is_redirected_as(tcp(AS_NODE, POD_1).syn(100).turned())
         .changes(
             "+ flow ingress tcp 10.244.3.46:40000 > 10.110.110.219:80 => 10.0.0.1:CHOSEN > 10.244.3.46:8080, backend 1, service 1, to_backend turn_back addresses, peer ingress []
              + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN => 10.110.110.219:80 > 10.244.3.46:40000, backend 1, service 1, turn_back addresses, peer ingress []
@@ -29,7 +29,7 @@ fn v4() -> Case {
         )
         .then_at(PodEgress)
         .at(PodIngress, tcp(POD_1, AS_NODE).syn_ack(500, 101))
-        .turns_back_as(tcp(NGINX, SELF).syn_ack(500, 101).turned())
+        .is_redirected_as(tcp(NGINX, SELF).syn_ack(500, 101).turned())
         .changes(
             "~ flow ingress tcp 10.244.3.46:40000 > 10.110.110.219:80 [replied]
              ~ flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN [replied]
@@ -37,10 +37,10 @@ fn v4() -> Case {
         )
         .then_at(PodEgress)
         .at(PodIngress, tcp(SELF, NGINX).ack(101, 501).payload(b"to myself"))
-        .turns_back_as(tcp(AS_NODE, POD_1).ack(101, 501).payload(b"to myself").turned())
+        .is_redirected_as(tcp(AS_NODE, POD_1).ack(101, 501).payload(b"to myself").turned())
         .changes("service 1: packets_to_backend +1, bytes_to_backend +49")
         .at(PodIngress, tcp(POD_1, AS_NODE).fin(501, 110))
-        .turns_back_as(tcp(NGINX, SELF).fin(501, 110).turned())
+        .is_redirected_as(tcp(NGINX, SELF).fin(501, 110).turned())
         .changes(
             "~ flow ingress tcp 10.244.3.46:40000 > 10.110.110.219:80 [replied fin_backend]
              ~ flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN [replied fin_backend]
@@ -52,14 +52,14 @@ fn v6() -> Case {
     let world = World::new().forward(Protocol::TCP, NGINX_V6, &[POD_V6]);
     case("hairpin: IPv6", &world)
         .at(PodIngress, tcp(SELF_V6, NGINX_V6).syn(100))
-        .turns_back_as(tcp(AS_NODE_V6, POD_V6).syn(100).turned())
+        .is_redirected_as(tcp(AS_NODE_V6, POD_V6).syn(100).turned())
         .changes(
             "+ flow ingress tcp [fd00:10:244:3::46]:40000 > [fd00:10:110::db]:80 => [fd00::1]:CHOSEN > [fd00:10:244:3::46]:8080, backend 1, service 1, to_backend turn_back addresses, peer ingress []
              + flow ingress tcp [fd00:10:244:3::46]:8080 > [fd00::1]:CHOSEN => [fd00:10:110::db]:80 > [fd00:10:244:3::46]:40000, backend 1, service 1, turn_back addresses, peer ingress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +60",
         )
         .at(PodIngress, tcp(POD_V6, AS_NODE_V6).syn_ack(500, 101))
-        .turns_back_as(tcp(NGINX_V6, SELF_V6).syn_ack(500, 101).turned())
+        .is_redirected_as(tcp(NGINX_V6, SELF_V6).syn_ack(500, 101).turned())
         .changes(
             "~ flow ingress tcp [fd00:10:244:3::46]:40000 > [fd00:10:110::db]:80 [replied]
              ~ flow ingress tcp [fd00:10:244:3::46]:8080 > [fd00::1]:CHOSEN [replied]
@@ -72,14 +72,14 @@ fn datagrams() -> Case {
     let world = World::new().forward(Protocol::UDP, DNS, &[DNS_POD]);
     case("hairpin: datagrams, with and without checksum", &world)
         .at(PodIngress, udp(myself, DNS))
-        .turns_back_as(udp(AS_NODE, DNS_POD).turned())
+        .is_redirected_as(udp(AS_NODE, DNS_POD).turned())
         .changes(
             "+ flow ingress udp 10.244.3.2:40000 > 10.96.0.10:53 => 10.0.0.1:CHOSEN > 10.244.3.2:53, backend 1, service 1, to_backend turn_back addresses, peer ingress []
              + flow ingress udp 10.244.3.2:53 > 10.0.0.1:CHOSEN => 10.96.0.10:53 > 10.244.3.2:40000, backend 1, service 1, turn_back addresses, peer ingress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +36",
         )
         .at(PodIngress, udp(DNS_POD, AS_NODE).without_checksum())
-        .turns_back_as(udp(DNS, myself).without_checksum().turned())
+        .is_redirected_as(udp(DNS, myself).without_checksum().turned())
         .changes(
             "~ flow ingress udp 10.244.3.2:40000 > 10.96.0.10:53 [replied]
              ~ flow ingress udp 10.244.3.2:53 > 10.0.0.1:CHOSEN [replied]

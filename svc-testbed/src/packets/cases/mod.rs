@@ -6,6 +6,7 @@ mod errors;
 mod hairpin;
 mod headers;
 mod limits;
+mod node;
 mod pass;
 mod refused;
 mod tcp;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Case> {
         clash::cases(),
         hairpin::cases(),
         uplink::cases(),
+        node::cases(),
         errors::cases(),
         headers::cases(),
         limits::cases(),
