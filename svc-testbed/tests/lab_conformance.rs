@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::process::Command;
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use svc_testbed::{
@@ -86,8 +86,11 @@ fn the_router_is_silent_and_the_path_to_n2p4_is_narrow() -> Result<()> {
     let narrow = topology.lab().machine("n2p4")?.clone();
     for family in Family::BOTH {
         let client = topology.client("n1p1")?;
-        let nowhere = if family == Family::V4 { "10.97.1.1" } else { "fd96::1" }.parse()?;
-        expect_all(&client.ping(Ping::to(nowhere).timeout(std::time::Duration::from_millis(300)))?, Outcome::Timeout)?;
+        let nowhere = SocketAddr::new(if family == Family::V4 { "10.97.1.1" } else { "fd96::1" }.parse()?, 80);
+        // Long enough for the second attempt to connect.
+        let patience = Duration::from_millis(1500);
+        expect_all(&client.tcp(Tcp::to(nowhere).timeout(patience))?, Outcome::Timeout)?;
+        expect_all(&client.ping(Ping::to(nowhere.ip()).timeout(patience))?, Outcome::Timeout)?;
         let large = Udp::to(narrow.address(family, 53)).payload(1400);
         expect_all(&client.udp(large.clone().dont_fragment())?, Outcome::TooBig)?;
         expect_all(&client.udp(large)?, Outcome::Ok)?;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 pub mod kernel;
+pub mod node;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -79,6 +79,8 @@ pub(super) fn build(builder: LabBuilder) -> Result<Lab> {
         .run()?;
     let router = new_namespace(id, "router")?;
     plug_in(&lab, &router, "router", plan::ROUTER)?;
+    // Without a route IPv6 would answer that there is none, even where nothing is forwarded.
+    Batch::new(&router).line("route add blackhole 0.0.0.0/0").line("route add blackhole ::/0").run()?;
     if let Some(name) = &builder.outside {
         let first = builder.nodes.first().and_then(|node| lab.node_numbers.get(&node.name)).copied();
         add_outside(&mut lab, name, first)?;

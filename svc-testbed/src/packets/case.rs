@@ -88,10 +88,19 @@ pub struct Case {
     pub steps: Vec<Step>,
     /// Why the real kernel cannot play the case.
     pub native_only: Option<&'static str>,
+    /// What becomes of the packets depends on who computes their checksums: the only way that is meant.
+    pub only_with: Option<Checksums>,
 }
 
 pub fn case(name: &'static str, world: &World) -> Case {
-    Case { name, world: world.changes().to_vec(), random: Vec::new(), steps: Vec::new(), native_only: None }
+    Case {
+        name,
+        world: world.changes().to_vec(),
+        random: Vec::new(),
+        steps: Vec::new(),
+        native_only: None,
+        only_with: None,
+    }
 }
 
 /// Random numbers that choose the given slot out of so many.
@@ -108,6 +117,11 @@ impl Case {
 
     pub fn native_only(mut self, reason: &'static str) -> Self {
         self.native_only = Some(reason);
+        self
+    }
+
+    pub fn only_with(mut self, checksums: Checksums) -> Self {
+        self.only_with = Some(checksums);
         self
     }
 
@@ -200,9 +214,10 @@ impl Case {
         })
     }
 
-    /// Whether hardware offload makes a difference anywhere in the case.
-    pub fn can_offload(&self) -> bool {
-        self.inputs().any(|(_, frame)| frame.can_offload())
+    /// Whether the case is meant for such checksums, and they make a difference anywhere in it.
+    pub fn plays_with(&self, checksums: Checksums) -> bool {
+        self.only_with.is_none_or(|only| only == checksums)
+            && (checksums == Checksums::Complete || self.inputs().any(|(_, frame)| frame.can_offload()))
     }
 }
 

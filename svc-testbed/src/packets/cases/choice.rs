@@ -129,8 +129,14 @@ fn recycled_address() -> Case {
 fn withdrawn() -> Case {
     let mut world = two_pods();
     let withdrawn = world.withdraw_service(1);
-    case("choice: an entry that is not in use is no service", &world)
+    let mut any_port = crate::packets::frame::at(NGINX);
+    any_port.set_port(0);
+    case("choice: an entry that is not in use is no service, as if its frontend were gone already", &world)
         .meanwhile(withdrawn)
+        .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
+        .is_answered_with(|_| super::refused::reset(NGINX, CLIENT, 0, Some(101)))
+        .changes("drops: no_such_port +1")
+        .meanwhile(vec![Change::Frontend { address: any_port, protocol: Protocol(0), service: None }])
         .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
 }
 

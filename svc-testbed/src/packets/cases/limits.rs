@@ -15,7 +15,7 @@ fn world() -> World {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![full(), nearly_full(), full_for_direct(), event(), event_v6()]
+    vec![full(), nearly_full(), full_for_masquerade(), full_for_direct(), event(), event_v6()]
 }
 
 const FULL: &str = "
@@ -51,6 +51,35 @@ fn nearly_full() -> Case {
         .changes(FULL)
         .changes("+ flow egress tcp 10.244.3.46:8080 > 10.244.3.5:40000 => 10.110.110.219:80 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []")
         .leaves_half("there is no way to take it back that another connection could not be hurt by")
+}
+
+/// The first pair is made, the one that shows the client as the node is not. By then the packet has been translated and
+/// counted, so it counts as a connection and as a rejected one.
+fn full_for_masquerade() -> Case {
+    let client = "192.0.2.9:5000";
+    case("limits: a connection from outside that failed half way begins anew with the next SYN", &world())
+        .native_only(ONLY_LRU)
+        .meanwhile(vec![Change::FlowCapacity(2)])
+        .at(UplinkIngress, tcp(client, NGINX).syn(100))
+        .is_dropped(DropReason::FlowTableFull)
+        .changes(
+            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:5000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress [closed]
+             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:5000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress [closed]
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40, rejected +1
+             drops: flow_table_full +1",
+        )
+        .meanwhile(vec![Change::FlowCapacity(4)])
+        .at(UplinkIngress, tcp(client, NGINX).syn(100))
+        .becomes(tcp(client, POD_1).syn(100))
+        .changes(
+            "~ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 []
+             ~ flow egress tcp 10.244.3.46:8080 > 192.0.2.9:5000 []
+             + flow egress tcp 192.0.2.9:5000 > 10.244.3.46:8080 => 10.0.0.1:CHOSEN > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN => 10.244.3.46:8080 > 192.0.2.9:5000, backend 1, no service, addresses, peer egress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
+        )
+        .then_at(PodEgress)
+        .becomes(tcp("10.0.0.1:CHOSEN", POD_1).syn(100))
 }
 
 fn full_for_direct() -> Case {

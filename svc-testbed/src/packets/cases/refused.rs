@@ -11,20 +11,26 @@ use crate::packets::world::World;
 const DNS_V6: &str = "[fd00:10:96::a]:53";
 /// A frame with a short TCP segment is filled up to 60 bytes.
 const PADDING: [u8; 6] = [0; 6];
+const UDP_HEADER: usize = 8;
 const NO_ENDPOINT: &str = "
     service 1: rejected +1
     drops: no_endpoint +1";
 const NO_SUCH_PORT: &str = "drops: no_such_port +1";
 
-/// Port unreachable in answer to a datagram: RFC 792 (header and 64 bits), RFC 4443 3.1.
+/// Port unreachable in answer to a datagram: RFC 792 (header and 64 bits), RFC 4443 3.1. The quote leaves out options
+/// and extension headers, so that the ports are where every sender looks for them.
 pub fn unreachable(refused: &Frame, checksums: Checksums) -> Frame {
-    let quote = refused.ip_bytes(checksums);
+    let original = refused.ip_bytes(checksums);
+    let transport = original.len() - refused.payload.len() - UDP_HEADER;
+    let mut quote = original[..if refused.source.is_ipv4() { 20 } else { 40 }].to_vec();
+    quote.extend_from_slice(&original[transport..][..UDP_HEADER]);
     let (from, to) = (refused.destination.ip().to_string(), refused.source.ip().to_string());
     let answer = if refused.source.is_ipv4() {
-        let header = usize::from(quote[0] & 0x0f) * 4;
-        icmp(&from, &to, 3, 3, [0; 4], &quote[..header + 8])
+        quote[0] = 0x45;
+        icmp(&from, &to, 3, 3, [0; 4], &quote)
     } else {
-        icmp(&from, &to, 1, 4, [0; 4], &quote[..48])
+        quote[6] = Protocol::UDP.0;
+        icmp(&from, &to, 1, 4, [0; 4], &quote)
     };
     headers_of_refusal(answer).turned()
 }
@@ -82,12 +88,16 @@ pub fn cases() -> Vec<Case> {
             )
             .is_answered_with(|_| reset(NGINX_V6, CLIENT_V6, 0, Some(101)))
             .changes(NO_ENDPOINT),
+        case("refused: TCP behind the shortest IPv4 options", &tcp_world())
+            .at(PodIngress, tcp(CLIENT, NGINX).syn(100).ip_options(&[1; 4]))
+            .is_answered_with(|_| reset(NGINX, CLIENT, 0, Some(101)))
+            .changes(NO_ENDPOINT),
         udp_v4(),
         udp_v6(),
-        case("refused: a datagram behind IPv4 options", &World::new().reject(Protocol::UDP, DNS))
-            .at(PodIngress, udp(CLIENT, DNS).ip_options(&[1; 8]))
-            .is_answered_with(|checksums| unreachable(&udp(CLIENT, DNS).ip_options(&[1; 8]), checksums))
-            .changes(NO_ENDPOINT),
+        behind("refused: a datagram behind IPv4 options", DNS, with_options()),
+        behind("refused: a datagram behind IPv6 extension headers", DNS_V6, with_extension()),
+        behind_offloaded("refused: an offloaded datagram behind IPv4 options", DNS, with_options()),
+        behind_offloaded("refused: an offloaded datagram behind IPv6 extension headers", DNS_V6, with_extension()),
         case("refused: a datagram without checksum", &World::new().reject(Protocol::UDP, DNS))
             .at(PodIngress, udp(CLIENT, DNS).without_checksum())
             .is_answered_with(|checksums| unreachable(&udp(CLIENT, DNS).without_checksum(), checksums))
@@ -124,6 +134,36 @@ pub fn cases() -> Vec<Case> {
                  event dropped tc tcp 10.244.3.5:40000 > 10.110.110.219:80 > 0.0.0.0:0 service 1 no_local_endpoint",
             ),
     ]
+}
+
+fn with_options() -> Frame {
+    udp(CLIENT, DNS).ip_options(&[1; 8])
+}
+
+fn with_extension() -> Frame {
+    udp(CLIENT_V6, DNS_V6).extension(60, &[1, 4, 0, 0, 0, 0])
+}
+
+fn behind(name: &'static str, service: &str, datagram: Frame) -> Case {
+    case(name, &World::new().reject(Protocol::UDP, service))
+        .only_with(Checksums::Complete)
+        .at(PodIngress, datagram.clone())
+        .is_answered_with(|checksums| unreachable(&datagram, checksums))
+        .changes(NO_ENDPOINT)
+}
+
+/// The checksum that is still to be finished would be written into the midst of the answer.
+fn behind_offloaded(name: &'static str, service: &str, datagram: Frame) -> Case {
+    case(name, &World::new().reject(Protocol::UDP, service))
+        .only_with(Checksums::Offloaded)
+        .native_only("test runs have complete checksums")
+        .at(PodIngress, datagram)
+        .is_dropped(DropReason::RewriteFailed)
+        .changes(
+            "service 1: rejected +1
+             drops: no_endpoint +1
+             drops: rewrite_failed +1",
+        )
 }
 
 fn udp_v4() -> Case {

@@ -21,6 +21,10 @@ const REPLIED: &str = "
     ~ flow egress udp 10.244.3.2:53 > 10.244.3.5:40000 [replied]
     ~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 [replied]
     service 1: packets_to_client +1, bytes_to_client +36";
+/// A packet of either direction keeps both flows alive.
+const SEEN: &str = "
+    ~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 seen
+    ~ flow egress udp 10.244.3.2:53 > 10.244.3.5:40000 seen";
 const TO_BACKEND: &str = "service 1: packets_to_backend +1, bytes_to_backend +36";
 const TO_CLIENT: &str = "service 1: packets_to_client +1, bytes_to_client +36";
 const OPENED_2: &str = "
@@ -210,10 +214,8 @@ fn idle() -> Case {
         .meanwhile(vec![Change::Advance(170)])
         .at(PodIngress, udp(CLIENT, DNS))
         .becomes(udp(CLIENT, DNS_POD))
-        .changes(
-            "~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 seen
-             service 1: packets_to_backend +1, bytes_to_backend +36",
-        )
+        .changes(SEEN)
+        .changes(TO_BACKEND)
         .meanwhile(vec![Change::Advance(200)])
         .at(PodIngress, udp(CLIENT, DNS))
         .becomes(udp(CLIENT, DNS_POD_2))
@@ -228,18 +230,13 @@ fn kept_alive_by_answers() -> Case {
         .meanwhile(vec![Change::Advance(100)])
         .at(PodEgress, udp(DNS_POD, CLIENT))
         .becomes(udp(DNS, CLIENT))
-        .changes(
-            "~ flow egress udp 10.244.3.2:53 > 10.244.3.5:40000 seen
-             ~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 seen
-             service 1: packets_to_client +1, bytes_to_client +36",
-        )
+        .changes(SEEN)
+        .changes(TO_CLIENT)
         .meanwhile(vec![Change::Advance(100)])
         .at(PodIngress, udp(CLIENT, DNS))
         .becomes(udp(CLIENT, DNS_POD))
-        .changes(
-            "~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 seen
-             service 1: packets_to_backend +1, bytes_to_backend +36",
-        )
+        .changes(SEEN)
+        .changes(TO_BACKEND)
 }
 
 fn socket_older_than_service() -> Case {
