@@ -23,7 +23,7 @@ abi!(Config, 32);
 /// Bits of [`Config::features`].
 pub mod feature {
     /// TC remembers connections that go straight to a backend address, so that a Service connection with the same
-    /// client port is given another one. Not needed where socket hooks translate (`--socket-lb=all`).
+    /// client port is given another one. Sockets that the hooks leave to TC need that too.
     pub const TRACK_DIRECT: u32 = 1 << 0;
     /// Socket hooks translate for every socket below the cgroup root.
     pub const SOCKET_LB_ALL: u32 = 1 << 1;

@@ -7,10 +7,13 @@ mod traffic_support;
 
 use anyhow::{Context, Result, ensure};
 use svc_testbed::{Family, Shape, client::expect_replies_from};
-use traffic_support::{Counters, Kind, Mode, World, expect_pods, expect_seen_as, lab, service, vip};
+use traffic_support::{AGENT_NODE, Counters, Kind, Mode, World, expect_pods, expect_seen_as, lab, service, vip};
 
 /// Enough sockets that two backends are practically never missed.
 const SOCKETS: u32 = 32;
+/// A client port that talked straight to the same pod minutes ago is not used for a Service: few of the sockets above can
+/// have met one of those of the other mode.
+const COINCIDENCES: u32 = 3;
 
 #[test]
 fn pods_on_host_routes_reach_their_services() -> Result<()> {
@@ -46,14 +49,12 @@ fn reach(shape: Shape) -> Result<()> {
                 expect_pods(&samples, &["near", "far"]).with_context(what)?;
                 expect_replies_from(&samples, to).with_context(what)?;
                 expect_seen_as(&samples, world.machine("client")?.ip(family)).with_context(what)?;
-                for sample in &samples {
-                    let port_seen = sample.client_seen.map(|seen| seen.port());
-                    ensure!(port_seen == sample.local.map(|local| local.port()), "{}: {sample:#?}", what());
-                    ensure!(
-                        sample.backends.iter().all(|backend| backend.ends_with(&format!(":{target}"))),
-                        "{sample:?}"
-                    );
-                }
+                let kept = samples.iter().filter(|sample| {
+                    sample.client_seen.map(|seen| seen.port()) == sample.local.map(|local| local.port())
+                });
+                ensure!(kept.count() as u32 >= SOCKETS - COINCIDENCES, "{}: ports changed: {samples:#?}", what());
+                let mut targets = samples.iter().flat_map(|sample| &sample.backends);
+                ensure!(targets.all(|backend| backend.ends_with(&format!(":{target}"))), "{}: {samples:#?}", what());
                 let counted = world.counters(&web)? - before;
                 expect_translated(mode, counted).with_context(what)?;
             }
@@ -63,11 +64,35 @@ fn reach(shape: Shape) -> Result<()> {
     })
 }
 
+#[test]
+fn the_node_itself_reaches_services_by_its_sockets() -> Result<()> {
+    for mode in [Mode::Socket, Mode::Host] {
+        World::routed(mode)?.check(|world| {
+            let web = service("web", 11);
+            world.publish(&web, &["near", "far"])?;
+            let (node, pod) = (world.machine(AGENT_NODE)?.client()?, world.client()?);
+            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| Kind::ALL.map(|kind| (family, kind))) {
+                let what = || format!("{family:?} {kind:?}");
+                let to = vip(&web, family, kind.ports().0);
+                for (client, translated) in [(&node, Mode::Socket), (&pod, mode)] {
+                    let before = world.counters(&web)?;
+                    let samples = kind.talk(client, to, SOCKETS)?;
+                    expect_pods(&samples, &["near", "far"]).with_context(what)?;
+                    expect_replies_from(&samples, to).with_context(what)?;
+                    expect_translated(translated, world.counters(&web)? - before).with_context(what)?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// Either packets or sockets were translated, and each exactly once.
 fn expect_translated(mode: Mode, counted: Counters) -> Result<()> {
     let sockets = u64::from(SOCKETS);
     match mode {
-        Mode::Tc => ensure!(
+        Mode::Tc | Mode::Host => ensure!(
             counted.connections_tc == sockets && counted.connections_socket == 0 && counted.packets >= 6 * sockets,
             "packets should be translated: {counted:?}"
         ),

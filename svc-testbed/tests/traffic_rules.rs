@@ -169,7 +169,7 @@ fn traffic_that_is_not_for_a_service_is_left_alone() -> Result<()> {
                 }
             }
             let after = world.traces()?;
-            ensure!(before == after, "nothing should have been counted or entered; before:\n{before}\nafter:\n{after}");
+            ensure!(before == after, "no Service should have been touched; before:\n{before}\nafter:\n{after}");
             Ok(())
         })?;
     }
@@ -188,7 +188,7 @@ fn a_pod_reaches_itself_through_its_service() -> Result<()> {
                 let samples = kind.talk(&client, to, 4)?;
                 let seen_as = match mode {
                     // Its own address would make it answer itself directly.
-                    Mode::Tc => world.machine("n1")?.ip(family),
+                    Mode::Tc | Mode::Host => world.machine("n1")?.ip(family),
                     Mode::Socket => world.machine("client")?.ip(family),
                 };
                 expect_pods(&samples, &["client"])

@@ -44,7 +44,7 @@ fn a_thousand_connections_live_at_the_same_time() -> Result<()> {
             }
             let (counted, all) = (world.counters(&web)?, 2 * u64::from(CONNECTIONS));
             let expected = match mode {
-                Mode::Tc => (all, 0),
+                Mode::Tc | Mode::Host => (all, 0),
                 Mode::Socket => (0, all),
             };
             ensure!((counted.connections_tc, counted.connections_socket) == expected, "{counted:?}");
@@ -78,7 +78,7 @@ fn gigabytes_through_the_service_cost_no_more_retransmissions_than_direct_ones()
             );
             let counted = world.counters(&web)?;
             match mode {
-                Mode::Tc => {
+                Mode::Tc | Mode::Host => {
                     ensure!(counted.connections_tc == TURNS + 1 && counted.packets > bytes / 70_000, "{counted:?}")
                 }
                 Mode::Socket => ensure!(counted.connections_socket == TURNS + 1 && counted.packets == 0, "{counted:?}"),

@@ -42,6 +42,8 @@ pub enum Mode {
     Tc,
     /// Sockets where that is possible
     Socket,
+    /// Sockets of the node itself, packets of its pods
+    Host,
 }
 
 impl Mode {
@@ -51,6 +53,7 @@ impl Mode {
         match self {
             Self::Tc => "off",
             Self::Socket => "all",
+            Self::Host => "host",
         }
     }
 }

@@ -43,7 +43,7 @@ pub const STAGES: &[Stage] = &[
     stage("kernel",    "verifier, real maps, packet cases by BPF_PROG_TEST_RUN",   Files(&["verifier", "kernel", "packets_kernel", "publish_kernel"])).privileged(),
     stage("lab",       "interfaces, links, pins, commands, servers in namespaces", Files(&["lab", "attach", "follow", "get", "monitor", "observe", "run"])).privileged(),
     stage("traffic",   "real sockets between pods and nodes",                      Files(&["traffic", "demo"])).privileged().slow(),
-    stage("restart",   "restarts and changes under load",                          Files(&["restart", "adopt", "chaos", "churn"])).privileged().slow(),
+    stage("restart",   "restarts and changes under load",                          Files(&["restart", "adopt", "chaos", "churn", "traffic_restarts", "traffic_changes"])).privileged().slow(),
     stage("other",     "test files that no stage names",                           OtherFiles).privileged(),
 ];
 
@@ -139,6 +139,7 @@ mod tests {
     #[test]
     fn every_file_has_a_stage() {
         assert_eq!(stage_of("traffic_pods"), "traffic");
+        assert_eq!(stage_of("traffic_restarts"), "restart");
         assert_eq!(stage_of("publish_protocol"), "scenarios");
         assert_eq!(stage_of("publish_kernel"), "kernel");
         assert_eq!(stage_of("something_new"), "other");
