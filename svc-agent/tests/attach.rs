@@ -177,10 +177,10 @@ fn socket_hooks_come_and_go_with_the_mode() {
             "sendmsg6",
         ];
         for (mode, features, expected) in [
-            (SocketLb::All, feature::SOCKET_LB_ALL | feature::TRACK_DIRECT, &hooks[..]),
-            (SocketLb::Host, feature::SOCKET_LB_HOST | feature::TRACK_DIRECT, &hooks[..]),
-            (SocketLb::Off, feature::TRACK_DIRECT, &[]),
-            (SocketLb::All, feature::SOCKET_LB_ALL | feature::TRACK_DIRECT, &hooks[..]),
+            (SocketLb::All, feature::SOCKET_LB_ALL, &hooks[..]),
+            (SocketLb::Host, feature::SOCKET_LB_HOST, &hooks[..]),
+            (SocketLb::Off, 0, &[]),
+            (SocketLb::All, feature::SOCKET_LB_ALL, &hooks[..]),
         ] {
             let running = start(Options { socket_lb: mode, ..lab.options() }).await.unwrap();
             assert_eq!(running.2, [features], "{mode:?}");

@@ -22,13 +22,10 @@ abi!(Config, 32);
 
 /// Bits of [`Config::features`].
 pub mod feature {
-    /// TC remembers connections that go straight to a backend address, so that a Service connection with the same
-    /// client port is given another one. Sockets that the hooks leave to TC need that too.
-    pub const TRACK_DIRECT: u32 = 1 << 0;
     /// Socket hooks translate for every socket below the cgroup root.
-    pub const SOCKET_LB_ALL: u32 = 1 << 1;
+    pub const SOCKET_LB_ALL: u32 = 1 << 0;
     /// Socket hooks translate only for sockets of the node's own network namespace.
-    pub const SOCKET_LB_HOST: u32 = 1 << 2;
+    pub const SOCKET_LB_HOST: u32 = 1 << 1;
 }
 
 /// The filter has one byte of [`address_class`] bits per slot; eight slots make one map element (a u64).

@@ -4,7 +4,7 @@
 
 use svc_common::{
     AddrV4, AddrV6, DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, address_class, event_kind,
-    event_path, feature, flow_op, flow_stage, flow_state,
+    event_path, flow_op, flow_stage, flow_state,
 };
 
 use crate::address::Address;
@@ -249,7 +249,7 @@ fn begin<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
             Selected::NotAService => {}
         }
     }
-    if side == Side::Pod && class & address_class::BACKEND != 0 && tables.features() & feature::TRACK_DIRECT != 0 {
+    if side == Side::Pod && class & address_class::BACKEND != 0 {
         // A pod talks straight to some backend's address. Its tuple is written down, so that a Service connection
         // from the same port to the same backend gets another port; if that one came first, this one gets another.
         flow.ops |= flow_op::DIRECT;

@@ -42,10 +42,9 @@ impl SocketLb {
     /// Bits of [`svc_common::feature`].
     pub const fn features(self) -> u32 {
         match self {
-            // Ports that programs chose themselves, and pods without sockets on this node, are left to the packets.
-            Self::All => feature::SOCKET_LB_ALL | feature::TRACK_DIRECT,
-            Self::Host => feature::SOCKET_LB_HOST | feature::TRACK_DIRECT,
-            Self::Off => feature::TRACK_DIRECT,
+            Self::All => feature::SOCKET_LB_ALL,
+            Self::Host => feature::SOCKET_LB_HOST,
+            Self::Off => 0,
         }
     }
 }

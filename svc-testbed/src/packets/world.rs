@@ -141,7 +141,7 @@ impl World {
         let octets = |text: &str| wide(at(text).ip());
         let config = Config {
             abi_version: svc_common::ABI_VERSION,
-            features: feature::TRACK_DIRECT,
+            features: 0,
             events_until: 0,
             node_v4: AddrV4(octets(NODE_V4).0[0]),
             node_v6: octets(NODE_V6),
@@ -182,11 +182,6 @@ impl World {
             config.node_v4 = AddrV4::default();
             config.node_v6 = AddrV6::default();
         })
-    }
-
-    /// Socket hooks translate everything; TC does not look out for direct connections.
-    pub fn without_direct_tracking(self) -> Self {
-        self.configure(|config| config.features = feature::SOCKET_LB_ALL)
     }
 
     fn add_frontend(&mut self, protocol: Protocol, frontend: SocketAddr, entry: ServiceEntry) {

@@ -82,11 +82,6 @@ pub fn cases() -> Vec<Case> {
         })
         .at(PodIngress, tcp(CLIENT, NGINX).syn(1))
         .at(PodIngress, udp(CLIENT, DNS)),
-        case("pass: direct connections are not remembered where socket hooks translate", &{
-            world().without_direct_tracking()
-        })
-        .at(PodIngress, tcp(CLIENT, POD_1).syn(1))
-        .at(PodIngress, udp(CLIENT, DNS_POD)),
         case("pass: direct connections from other machines are not remembered", &world())
             .at(UplinkIngress, tcp("192.0.2.9:5000", POD_1).syn(1)),
     ]
