@@ -64,7 +64,7 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64)
     trace::departure(context, packet, action);
     match action {
         Action::Pass => NEXT,
-        Action::Drop(_) => TC_ACT_SHOT as i32,
+        Action::Drop(_) => TC_ACT_SHOT,
         // SAFETY: a helper that takes plain numbers.
         Action::TurnBack => unsafe { bpf_redirect(interface(context), back) as i32 },
         Action::Reroute => route::reroute(context, packet),

@@ -40,7 +40,7 @@ pub fn reroute(context: &TcContext, packet: &TcPacket<'_>) -> i32 {
         return unsafe { bpf_redirect_neigh(lookup.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
     }
     KernelTables.count_drop(DropReason::NoRoute);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 #[inline(always)]

@@ -187,6 +187,7 @@ impl Tables for KernelTables {
         let begins = matches!(what, Counted::ConnectionTc | Counted::ConnectionSocket | Counted::Rejected);
         if begins && maps::SERVICE_COUNTERS.get_ptr(service).is_none() {
             // The first use of a service on this node; a race for it has one winner, and that is enough.
+            #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would lie on the stack of 512 bytes")]
             let _ = maps::SERVICE_COUNTERS.insert(service, &NO_COUNTS, BPF_NOEXIST as u64);
         }
         let Some(counters) = maps::SERVICE_COUNTERS.get_ptr_mut(service) else { return };

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use svc_common::{
     AddrV4, AddrV6, BackendEntry, BackendRef, Config, Family, FlowKey, FrontendKey, Port, Protocol, Publication,
-    ServiceEntry, Verdict, address_class, backend_flag, feature, service_flag,
+    ServiceEntry, Verdict, address_class, backend_flag, service_flag,
 };
 
 use super::frame::at;
