@@ -8,14 +8,10 @@ use crate::process;
 /// (program, Debian package) that the lab and its traffic use.
 pub const LAB: &[(&str, &str)] = &[
     ("ip", "iproute2"),
-    ("tc", "iproute2"),
-    ("ss", "iproute2"),
-    ("nft", "nftables"),
-    ("iptables", "iptables"),
+    ("bridge", "iproute2"),
     ("curl", "curl"),
     ("nslookup", "bind9-dnsutils"),
-    ("ethtool", "ethtool"),
-    ("ping", "iputils-ping"),
+    ("wrk", "wrk"),
 ];
 
 /// Makes sure that every program is on PATH.
