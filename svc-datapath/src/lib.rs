@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod begin;
 pub mod checksum;
 pub mod filter;
 mod flow;
@@ -16,6 +17,7 @@ mod select;
 pub mod socket;
 mod tables;
 pub mod tc;
+mod verdict;
 
 pub use address::Address;
 pub use flow::UDP_IDLE_SECONDS;

@@ -1,20 +1,18 @@
 //! The per-packet path. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
 //! at the client's own interface: between the two the host sees client and backend, in both directions.
-//! Neighbours: `parse`, `flow`, `select`, `rewrite`, `refuse`; the caller carries out the returned [`Action`].
+//! Neighbours: `begin` for first packets, `parse`, `flow`, `rewrite`; the caller carries out the returned [`Action`].
 
-use svc_common::{
-    AddrV4, AddrV6, DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, address_class, event_kind,
-    event_path, flow_op, flow_stage, flow_state,
-};
+use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow_op, flow_stage};
 
 use crate::address::Address;
-use crate::flow::{self, NOWHERE, PairError, SourcePort};
+use crate::begin::{Begun, begin, begin_from_node, is_service_address, masquerade, needs_masquerade};
+use crate::flow;
 use crate::icmp::{Icmp, translate_error};
-use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ParseNetwork, opens, parse_transport};
-use crate::refuse::{Refuse, refuse};
+use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ParseNetwork, parse_transport};
+use crate::refuse::Refuse;
 use crate::rewrite::{swap_ethernet, translate};
-use crate::select::{Selected, select};
 use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
+use crate::verdict::give_up;
 
 /// A packet that enters the node's stack.
 #[inline(always)]
@@ -104,55 +102,13 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         return Action::Pass;
     }
     let now = tables.now();
-    if from_node && let Begun::Done(action) = connect_node(packet, tables, &headers, now) {
+    if from_node && let Begun::Done(action) = begin_from_node(packet, tables, &headers, now) {
         return action;
     }
     match tables.flow(&headers.key) {
         Some(flow) => forward(packet, tables, &headers, &flow, now),
         None => Action::Pass,
     }
-}
-
-/// Makes the flows for a connection that the node itself begins, with socket hooks off. Out of line, as
-/// [`flow::insert_pair`] is.
-#[inline(never)]
-fn connect_node<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &mut P,
-    tables: &T,
-    headers: &Headers<A>,
-    now: u32,
-) -> Begun {
-    if let Some(known) = tables.flow(&headers.key)
-        && flow::continues(tables, &headers.key, &known, headers.tcp_flags, now)
-    {
-        return Begun::Flow;
-    }
-    let node: A = tables.node_address();
-    if unknown_connection(headers) || headers.key.source != node {
-        return Begun::Done(Action::Pass);
-    }
-    let mut flow = flow::unchanged(&headers.key, now);
-    match select(tables, &headers.key, &mut flow, now) {
-        Selected::Backend => {}
-        Selected::Reject => {
-            return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoEndpoint));
-        }
-        Selected::Drop(reason) => return Begun::Done(refuse_connection(tables, headers, flow.service, reason)),
-        Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
-            return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoSuchPort));
-        }
-        Selected::NotAService => return Begun::Done(Action::Pass),
-    }
-    flow.ops |= flow_op::ADDRESSES | flow_op::REROUTE;
-    flow.peer_stage = flow_stage::INGRESS;
-    if let Err(error) = flow::insert_pair(tables, &headers.key, &mut flow, SourcePort::Keep, now) {
-        return Begun::Done(refuse_connection(tables, headers, flow.service, pair_reason(error)));
-    }
-    tables.count(flow.service, Counted::ConnectionTc);
-    if tables.events_wanted(now) {
-        announce(tables, &headers.key, Some(&flow), flow.service, event_kind::TRANSLATED as u16);
-    }
-    Begun::Flow
 }
 
 #[inline(always)]
@@ -172,13 +128,6 @@ fn errors_only<A: Translated, P: Packet, T: FamilyTables<A>>(
     } else {
         Action::Pass
     }
-}
-
-/// TCP in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
-/// tracking still knows it. The stack gets it unchanged.
-#[inline(always)]
-fn unknown_connection<A>(headers: &Headers<A>) -> bool {
-    headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags)
 }
 
 /// A packet of an existing flow.
@@ -214,172 +163,6 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     }
 }
 
-/// What the first packet of a connection led to.
-enum Begun {
-    /// A pair of flows, the packet's own being in the caller's hands.
-    Flow,
-    /// Nothing that lasts.
-    Done(Action),
-}
-
-/// The first packet of a connection.
-#[inline(always)]
-fn begin<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &mut P,
-    tables: &T,
-    side: Side,
-    class: u8,
-    headers: &Headers<A>,
-    flow: &mut Flow<A>,
-    now: u32,
-) -> Begun {
-    if unknown_connection(headers) {
-        return Begun::Done(Action::Pass);
-    }
-    if class & address_class::FRONTEND != 0 {
-        match select(tables, &headers.key, flow, now) {
-            Selected::Backend => return connect(tables, side, headers, flow, now),
-            Selected::Reject => {
-                return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoEndpoint));
-            }
-            Selected::Drop(reason) => return Begun::Done(refuse_connection(tables, headers, flow.service, reason)),
-            Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
-                return Begun::Done(reject(packet, tables, headers, flow.service, DropReason::NoSuchPort));
-            }
-            Selected::NotAService => {}
-        }
-    }
-    if side == Side::Pod && class & address_class::BACKEND != 0 {
-        // A pod talks straight to some backend's address. Its tuple is written down, so that a Service connection
-        // from the same port to the same backend gets another port; if that one came first, this one gets another.
-        flow.ops |= flow_op::DIRECT;
-        // If that fails: not our connection, better untracked than not at all.
-        return match flow::insert_pair(tables, &headers.key, flow, SourcePort::Keep, now) {
-            Ok(()) => Begun::Flow,
-            Err(_) => Begun::Done(Action::Pass),
-        };
-    }
-    Begun::Done(Action::Pass)
-}
-
-/// Makes the pair of flows for a connection whose backend was chosen.
-#[inline(always)]
-fn connect<A: Translated, T: Tables + FamilyTables<A>>(
-    tables: &T,
-    side: Side,
-    headers: &Headers<A>,
-    flow: &mut Flow<A>,
-    now: u32,
-) -> Begun {
-    let key = &headers.key;
-    let mut ports = SourcePort::Keep;
-    flow.ops |= flow_op::ADDRESSES;
-    let hairpin = flow.destination == key.source;
-    let node: A = tables.node_address();
-    if (hairpin || needs_masquerade(tables, side, key)) && node.is_unspecified() {
-        return Begun::Done(refuse_connection(tables, headers, flow.service, DropReason::NoNodeAddress));
-    }
-    if hairpin {
-        // A pod does not answer itself through the node: it is shown the node's address, and both directions turn
-        // back at its own interface.
-        flow.source = node;
-        flow.ops |= flow_op::TURN_BACK;
-        flow.peer_stage = flow_stage::INGRESS;
-        ports = SourcePort::AboveLocalRange;
-    }
-    if let Err(error) = flow::insert_pair(tables, key, flow, ports, now) {
-        return Begun::Done(refuse_connection(tables, headers, flow.service, pair_reason(error)));
-    }
-    tables.count(flow.service, Counted::ConnectionTc);
-    if tables.events_wanted(now) {
-        announce(tables, key, Some(flow), flow.service, event_kind::TRANSLATED as u16);
-    }
-    Begun::Flow
-}
-
-/// A client outside the cluster is shown to the backend as the node, so that the replies come back here: a second pair
-/// of flows, for the packet as it now is, that applies where it leaves the stack. Reuses the memory of the first pair.
-#[inline(always)]
-fn masquerade<A: Translated, T: Tables + FamilyTables<A>>(
-    tables: &T,
-    headers: &mut Headers<A>,
-    flow: &mut Flow<A>,
-    now: u32,
-) -> Action {
-    headers.key.destination = flow.destination;
-    headers.key.source_port = flow.source_port;
-    headers.key.destination_port = flow.destination_port;
-    headers.key.stage = flow_stage::EGRESS;
-    // Packets are counted once, by the first pair.
-    let service = core::mem::replace(&mut flow.service, Flow::<A>::NO_SERVICE);
-    flow.source = tables.node_address();
-    flow.peer_stage = flow_stage::INGRESS;
-    match flow::insert_pair(tables, &headers.key, flow, SourcePort::AboveLocalRange, now) {
-        Ok(()) => Action::Pass,
-        Err(error) => {
-            // Without the second pair the first must not be used: the next packet begins anew.
-            let replies = FlowKey {
-                source: headers.key.destination,
-                destination: headers.key.source,
-                source_port: headers.key.destination_port,
-                destination_port: headers.key.source_port,
-                ..headers.key
-            };
-            flow::mark_pair(tables, &replies, flow_state::CLOSED, now);
-            refuse_connection(tables, headers, service, pair_reason(error))
-        }
-    }
-}
-
-/// Whether a connection must be shown to the backend as the node's.
-#[inline(always)]
-fn needs_masquerade<A: Address, T: FamilyTables<A>>(tables: &T, side: Side, key: &FlowKey<A>) -> bool {
-    side == Side::Uplink && !tables.in_cluster(key.source)
-}
-
-/// A new connection that cannot be made.
-#[inline(always)]
-fn refuse_connection<A: Translated, T: Tables>(
-    tables: &T,
-    headers: &Headers<A>,
-    service: u32,
-    reason: DropReason,
-) -> Action {
-    tables.count(service, Counted::Rejected);
-    give_up(tables, headers, service, reason)
-}
-
-/// Answers in the backend's place: nobody is there.
-#[inline(always)]
-fn reject<A: Translated, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    headers: &Headers<A>,
-    index: u32,
-    reason: DropReason,
-) -> Action {
-    if index != Flow::<A>::NO_SERVICE {
-        tables.count(index, Counted::Rejected);
-    }
-    tables.count_drop(reason);
-    if tables.events_wanted(tables.now()) {
-        announce(tables, &headers.key, None, index, outcome(event_kind::REFUSED, reason));
-    }
-    match refuse(packet, headers) {
-        Ok(()) => Action::TurnBack,
-        Err(_) => give_up(tables, headers, index, DropReason::RewriteFailed),
-    }
-}
-
-#[inline(always)]
-fn give_up<A: Translated, T: Tables>(tables: &T, headers: &Headers<A>, index: u32, reason: DropReason) -> Action {
-    tables.count_drop(reason);
-    if tables.events_wanted(tables.now()) {
-        announce(tables, &headers.key, None, index, outcome(event_kind::DROPPED, reason));
-    }
-    Action::Drop(reason)
-}
-
 /// A packet without readable ports: lost if it is really for a service (the filter only says it may be).
 #[inline(always)]
 fn drop_unreadable<A: Address, T: Tables + FamilyTables<A>>(
@@ -393,52 +176,4 @@ fn drop_unreadable<A: Address, T: Tables + FamilyTables<A>>(
         return Action::Drop(reason);
     }
     Action::Pass
-}
-
-/// Whether any service has this address.
-#[inline(never)]
-fn is_service_address<A: Address, T: FamilyTables<A>>(tables: &T, address: &A) -> bool {
-    tables.frontend(&FrontendKey { address: *address, port: Port(0), protocol: Protocol(0), zero: 0 }).is_some()
-}
-
-#[inline(always)]
-fn pair_reason(error: PairError) -> DropReason {
-    match error {
-        PairError::PortsExhausted => DropReason::SourcePortsExhausted,
-        PairError::TableFull => DropReason::FlowTableFull,
-    }
-}
-
-/// Kind and reason of an event in one number: a kernel function takes five arguments at most.
-#[inline(always)]
-fn outcome(kind: u8, reason: DropReason) -> u16 {
-    kind as u16 | (reason as u16) << 8
-}
-
-/// Tells listeners what became of a new connection. Out of line, as [`flow::insert_pair`] is.
-#[inline(never)]
-fn announce<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: Option<&Flow<A>>, service: u32, outcome: u16) {
-    let (backend, backend_port) = match flow {
-        Some(flow) => (flow.destination.wide(), flow.destination_port),
-        None => (NOWHERE, Port(0)),
-    };
-    tables.emit(&Event {
-        time: 0,
-        client: key.source.wide(),
-        frontend: key.destination.wide(),
-        backend,
-        client_port: key.source_port,
-        frontend_port: key.destination_port,
-        backend_port,
-        protocol: key.protocol,
-        family: A::FAMILY,
-        service,
-        kind: outcome as u8,
-        path: event_path::TC,
-        reason: (outcome >> 8) as u8,
-        zero: 0,
-        process: 0,
-        reserved: 0,
-        command: [0; 16],
-    });
 }

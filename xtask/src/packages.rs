@@ -6,13 +6,8 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// (program, Debian package) that the lab and its traffic use.
-pub const LAB: &[(&str, &str)] = &[
-    ("ip", "iproute2"),
-    ("bridge", "iproute2"),
-    ("curl", "curl"),
-    ("nslookup", "bind9-dnsutils"),
-    ("wrk", "wrk"),
-];
+pub const LAB: &[(&str, &str)] =
+    &[("ip", "iproute2"), ("bridge", "iproute2"), ("curl", "curl"), ("nslookup", "bind9-dnsutils"), ("wrk", "wrk")];
 
 /// Makes sure that every program is on PATH.
 pub fn ensure(needed: &[(&str, &'static str)]) -> Result<()> {

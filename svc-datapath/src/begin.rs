@@ -1,0 +1,220 @@
+//! The first packet of a connection: whom it is for, which endpoint it gets, and the flows that all later packets follow.
+//! Neighbours: `select` chooses, `flow` enters the pair, `verdict` says no.
+
+use svc_common::{
+    DropReason, Flow, FlowKey, FrontendKey, Port, Protocol, address_class, flow_op, flow_stage, flow_state,
+};
+
+use crate::address::Address;
+use crate::flow::{self, PairError, SourcePort};
+use crate::parse::{Headers, opens};
+use crate::refuse::Refuse;
+use crate::select::{Selected, select};
+use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
+use crate::verdict::{announce_translated, refuse_connection, reject};
+
+/// What the first packet of a connection led to.
+pub enum Begun {
+    /// A pair of flows.
+    Flow,
+    /// Nothing that lasts.
+    Done(Action),
+}
+
+/// Whom a first packet is for.
+enum Destination {
+    /// The flow leads to an endpoint of a service, but is not entered yet.
+    Backend,
+    /// A service that takes nobody.
+    Refused(Action),
+    NoService,
+}
+
+/// The first packet that a client sends through one of our interfaces; its own flow is left in `flow`.
+#[inline(always)]
+pub fn begin<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+    class: u8,
+    headers: &Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Begun {
+    if unknown_connection(headers) {
+        return Begun::Done(Action::Pass);
+    }
+    if class & address_class::FRONTEND != 0 {
+        match find_destination(packet, tables, headers, flow, now) {
+            Destination::Backend => return connect(tables, side, headers, flow, now),
+            Destination::Refused(action) => return Begun::Done(action),
+            Destination::NoService => {}
+        }
+    }
+    if side == Side::Pod && class & address_class::BACKEND != 0 {
+        // A pod talks straight to some backend's address. Its tuple is written down, so that a Service connection
+        // from the same port to the same backend gets another port; if that one came first, this one gets another.
+        flow.ops |= flow_op::DIRECT;
+        // If that fails: not our connection, better untracked than not at all.
+        return match flow::insert_pair(tables, &headers.key, flow, SourcePort::Keep, now) {
+            Ok(()) => Begun::Flow,
+            Err(_) => Begun::Done(Action::Pass),
+        };
+    }
+    Begun::Done(Action::Pass)
+}
+
+/// Makes the flows for a connection that the node itself begins, with socket hooks off. Out of line, as
+/// [`flow::insert_pair`] is.
+#[inline(never)]
+pub fn begin_from_node<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    now: u32,
+) -> Begun {
+    if let Some(known) = tables.flow(&headers.key)
+        && flow::continues(tables, &headers.key, &known, headers.tcp_flags, now)
+    {
+        return Begun::Flow;
+    }
+    let node: A = tables.node_address();
+    if unknown_connection(headers) || headers.key.source != node {
+        return Begun::Done(Action::Pass);
+    }
+    let mut flow = flow::unchanged(&headers.key, now);
+    match find_destination(packet, tables, headers, &mut flow, now) {
+        Destination::Backend => {}
+        Destination::Refused(action) => return Begun::Done(action),
+        Destination::NoService => return Begun::Done(Action::Pass),
+    }
+    flow.ops |= flow_op::ADDRESSES | flow_op::REROUTE;
+    flow.peer_stage = flow_stage::INGRESS;
+    enter(tables, headers, &mut flow, SourcePort::Keep, now)
+}
+
+/// TCP in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
+/// tracking still knows it. The stack gets it unchanged.
+#[inline(always)]
+fn unknown_connection<A>(headers: &Headers<A>) -> bool {
+    headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags)
+}
+
+#[inline(always)]
+fn find_destination<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Destination {
+    let refused = match select(tables, &headers.key, flow, now) {
+        Selected::Backend => return Destination::Backend,
+        Selected::Reject => reject(packet, tables, headers, flow.service, DropReason::NoEndpoint),
+        Selected::Drop(reason) => refuse_connection(tables, headers, flow.service, reason),
+        Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
+            reject(packet, tables, headers, flow.service, DropReason::NoSuchPort)
+        }
+        Selected::NotAService => return Destination::NoService,
+    };
+    Destination::Refused(refused)
+}
+
+/// Makes the pair of flows for a client whose backend was chosen.
+#[inline(always)]
+fn connect<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    side: Side,
+    headers: &Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Begun {
+    let key = &headers.key;
+    let mut ports = SourcePort::Keep;
+    flow.ops |= flow_op::ADDRESSES;
+    let hairpin = flow.destination == key.source;
+    let node: A = tables.node_address();
+    if (hairpin || needs_masquerade(tables, side, key)) && node.is_unspecified() {
+        return Begun::Done(refuse_connection(tables, headers, flow.service, DropReason::NoNodeAddress));
+    }
+    if hairpin {
+        // A pod does not answer itself through the node: it is shown the node's address, and both directions turn
+        // back at its own interface.
+        flow.source = node;
+        flow.ops |= flow_op::TURN_BACK;
+        flow.peer_stage = flow_stage::INGRESS;
+        ports = SourcePort::AboveLocalRange;
+    }
+    enter(tables, headers, flow, ports, now)
+}
+
+/// Enters the flows of a new connection to a service, counts and announces it.
+#[inline(always)]
+fn enter<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &mut Flow<A>,
+    ports: SourcePort,
+    now: u32,
+) -> Begun {
+    if let Err(error) = flow::insert_pair(tables, &headers.key, flow, ports, now) {
+        return Begun::Done(refuse_connection(tables, headers, flow.service, pair_reason(error)));
+    }
+    tables.count(flow.service, Counted::ConnectionTc);
+    announce_translated(tables, &headers.key, flow, now);
+    Begun::Flow
+}
+
+/// A client outside the cluster is shown to the backend as the node, so that the replies come back here: a second pair
+/// of flows, for the packet as it now is, that applies where it leaves the stack. Reuses the memory of the first pair.
+#[inline(always)]
+pub fn masquerade<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    headers: &mut Headers<A>,
+    flow: &mut Flow<A>,
+    now: u32,
+) -> Action {
+    headers.key.destination = flow.destination;
+    headers.key.source_port = flow.source_port;
+    headers.key.destination_port = flow.destination_port;
+    headers.key.stage = flow_stage::EGRESS;
+    // Packets are counted once, by the first pair.
+    let service = core::mem::replace(&mut flow.service, Flow::<A>::NO_SERVICE);
+    flow.source = tables.node_address();
+    flow.peer_stage = flow_stage::INGRESS;
+    match flow::insert_pair(tables, &headers.key, flow, SourcePort::AboveLocalRange, now) {
+        Ok(()) => Action::Pass,
+        Err(error) => {
+            // Without the second pair the first must not be used: the next packet begins anew.
+            let replies = FlowKey {
+                source: headers.key.destination,
+                destination: headers.key.source,
+                source_port: headers.key.destination_port,
+                destination_port: headers.key.source_port,
+                ..headers.key
+            };
+            flow::mark_pair(tables, &replies, flow_state::CLOSED, now);
+            refuse_connection(tables, headers, service, pair_reason(error))
+        }
+    }
+}
+
+/// Whether a connection must be shown to the backend as the node's.
+#[inline(always)]
+pub fn needs_masquerade<A: Address, T: FamilyTables<A>>(tables: &T, side: Side, key: &FlowKey<A>) -> bool {
+    side == Side::Uplink && !tables.in_cluster(key.source)
+}
+
+/// Whether any service has this address.
+#[inline(never)]
+pub fn is_service_address<A: Address, T: FamilyTables<A>>(tables: &T, address: &A) -> bool {
+    tables.frontend(&FrontendKey { address: *address, port: Port(0), protocol: Protocol(0), zero: 0 }).is_some()
+}
+
+#[inline(always)]
+fn pair_reason(error: PairError) -> DropReason {
+    match error {
+        PairError::PortsExhausted => DropReason::SourcePortsExhausted,
+        PairError::TableFull => DropReason::FlowTableFull,
+    }
+}
