@@ -8,6 +8,7 @@ mod config;
 mod counters;
 mod event;
 mod flow;
+mod fragment;
 mod reason;
 mod service;
 mod socket;
@@ -17,6 +18,7 @@ pub use config::{ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, RangeKey, a
 pub use counters::ServiceCounters;
 pub use event::{Event, event_kind, event_path};
 pub use flow::{Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, flow_op, flow_stage, flow_state};
+pub use fragment::{FragmentKey, FragmentPorts};
 pub use reason::DropReason;
 pub use service::{
     AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
@@ -40,6 +42,7 @@ pub mod map {
     pub const BACKENDS: &str = "BACKENDS";
     pub const FLOWS_V4: &str = "FLOWS_V4";
     pub const FLOWS_V6: &str = "FLOWS_V6";
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const AFFINITY: &str = "AFFINITY";
     pub const SOCKETS: &str = "SOCKETS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";

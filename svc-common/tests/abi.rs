@@ -63,6 +63,8 @@ fn layouts_match_the_golden_file() {
             zero
         }
     );
+    layout!(out, FragmentKey { source, destination, id, protocol, stage, zero });
+    layout!(out, FragmentPorts { source_port, destination_port });
     layout!(out, SocketKey { cookie, address, port, protocol, direction, zero });
     layout!(out, SocketValue { backend, address, port, zero, service });
     layout!(

@@ -7,6 +7,8 @@ use crate::filter;
 /// An IPv4 or IPv6 address.
 pub trait Address: Copy + Eq {
     const FAMILY: Family;
+    /// The network header has a checksum of its own, which takes up a change of its addresses.
+    const HEADER_CHECKSUM: bool;
     /// Offset of the transport header behind a network header without options or extensions.
     const TRANSPORT_OFFSET: usize;
 
@@ -21,6 +23,7 @@ pub trait Address: Copy + Eq {
 
 impl Address for AddrV4 {
     const FAMILY: Family = Family::V4;
+    const HEADER_CHECKSUM: bool = true;
     const TRANSPORT_OFFSET: usize = 34;
 
     #[inline(always)]
@@ -51,6 +54,7 @@ impl Address for AddrV4 {
 
 impl Address for AddrV6 {
     const FAMILY: Family = Family::V6;
+    const HEADER_CHECKSUM: bool = false;
     const TRANSPORT_OFFSET: usize = 54;
 
     #[inline(always)]

@@ -15,9 +15,6 @@ pub trait Icmp: RewriteNetwork {
     const PROTOCOL: Protocol;
     /// Offset of the source address in the network header; the destination follows it.
     const ADDRESSES: usize;
-    /// The checksum covers the addresses of the packet itself (ICMPv6 only). In IPv4 a header's own checksum takes up
-    /// the change of its addresses, also in the quoted packet.
-    const CHECKSUM_COVERS_ADDRESSES: bool;
 
     /// Whether messages of this type quote a packet.
     fn is_error(kind: u8) -> bool;
@@ -29,7 +26,6 @@ pub trait Icmp: RewriteNetwork {
 impl Icmp for AddrV4 {
     const PROTOCOL: Protocol = Protocol::ICMP;
     const ADDRESSES: usize = 12;
-    const CHECKSUM_COVERS_ADDRESSES: bool = false;
 
     #[inline(always)]
     fn is_error(kind: u8) -> bool {
@@ -54,7 +50,6 @@ impl Icmp for AddrV4 {
 impl Icmp for AddrV6 {
     const PROTOCOL: Protocol = Protocol::ICMPV6;
     const ADDRESSES: usize = 8;
-    const CHECKSUM_COVERS_ADDRESSES: bool = true;
 
     #[inline(always)]
     fn is_error(kind: u8) -> bool {
@@ -132,7 +127,8 @@ fn translate<A: Icmp, P: Packet, T: FamilyTables<A>>(packet: &mut P, tables: &T,
         checksum::difference(reply.destination.sum(), headers.key.destination.sum()),
     );
     A::store_addresses(packet, ETHERNET_LENGTH, source, reply.destination, outer).ok()?;
-    if A::CHECKSUM_COVERS_ADDRESSES {
+    // ICMPv6 sums the addresses of both packets; in IPv4 the headers' own checksums take up their change.
+    if !A::HEADER_CHECKSUM {
         difference = checksum::add(difference, checksum::add(outer, inner));
     }
     packet.update_checksum(at + 2, difference, ChecksumPart::Segment, false).ok()?;

@@ -9,6 +9,7 @@ mod begin;
 pub mod checksum;
 pub mod filter;
 mod flow;
+mod fragment;
 mod icmp;
 mod parse;
 mod refuse;

@@ -19,6 +19,27 @@ pub mod tcp_flag {
     pub const ACK: u8 = 0x10;
 }
 
+/// How much of its datagram a packet is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragment {
+    Whole,
+    /// The one with the transport header.
+    First,
+    Later,
+}
+
+impl Fragment {
+    /// From the fragment offset (in any unit) and the flag More Fragments.
+    #[inline(always)]
+    fn new(offset: u16, more: bool) -> Self {
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (0, true) => Self::First,
+            _ => Self::Later,
+        }
+    }
+}
+
 /// What was read from one packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers<A> {
@@ -29,13 +50,31 @@ pub struct Headers<A> {
     /// Where the packet ends by its own account; what follows is padding. Less than the headers for packets beyond
     /// 64 KiB, which say zero (BIG TCP).
     pub end: u32,
-    /// Part of a fragmented datagram (first fragment included).
-    pub fragment: bool,
+    pub fragment: Fragment,
     /// Bits of [`tcp_flag`]; zero for other protocols.
     pub tcp_flags: u8,
 }
 
 impl<A: Address> Headers<A> {
+    /// Until the ports are known, the identification of a fragmented datagram lies in their place: the kernel's stack
+    /// has no room for both.
+    #[inline(always)]
+    fn set_fragment(&mut self, fragment: Fragment, id: [u8; 4]) {
+        let [i0, i1, i2, i3] = id;
+        self.fragment = fragment;
+        if fragment != Fragment::Whole {
+            self.key.source_port = Port(u16::from_ne_bytes([i0, i1]));
+            self.key.destination_port = Port(u16::from_ne_bytes([i2, i3]));
+        }
+    }
+
+    /// The identification, in network byte order, before the ports are read.
+    #[inline(always)]
+    pub fn fragment_id(&self) -> u32 {
+        let ([i0, i1], [i2, i3]) = (self.key.source_port.0.to_ne_bytes(), self.key.destination_port.0.to_ne_bytes());
+        u32::from_ne_bytes([i0, i1, i2, i3])
+    }
+
     #[inline(always)]
     fn new(source: A, destination: A, protocol: u8, stage: u8) -> Self {
         let key = FlowKey {
@@ -47,7 +86,7 @@ impl<A: Address> Headers<A> {
             stage,
             zero: 0,
         };
-        Self { key, transport_offset: A::TRANSPORT_OFFSET, end: 0, fragment: false, tcp_flags: 0 }
+        Self { key, transport_offset: A::TRANSPORT_OFFSET, end: 0, fragment: Fragment::Whole, tcp_flags: 0 }
     }
 }
 
@@ -77,8 +116,9 @@ impl ParseNetwork for AddrV4 {
         let mut headers = Headers::new(source, destination, header[9], stage);
         headers.transport_offset = ETHERNET_LENGTH + header_length;
         headers.end = ETHERNET_LENGTH as u32 + u16::from_be_bytes([header[2], header[3]]) as u32;
-        // More Fragments, or an offset (RFC 791).
-        headers.fragment = fragment_field & 0x3fff != 0;
+        // Offset in thirteen bits, above them More Fragments (RFC 791 §3.1).
+        let fragment = Fragment::new(fragment_field & 0x1fff, fragment_field & 0x2000 != 0);
+        headers.set_fragment(fragment, [0, 0, header[4], header[5]]);
         Some(headers)
     }
 }
@@ -102,9 +142,15 @@ impl ParseNetwork for AddrV6 {
         // One extension header at most: nobody sends chains of them to a Service, and each more multiplies the ways
         // through the program that the verifier has to follow.
         if matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
-            let [next, length]: [u8; 2] = packet.load(Self::TRANSPORT_OFFSET)?;
-            headers.fragment = next_header == FRAGMENT;
-            headers.transport_offset += if headers.fragment { 8 } else { (length as usize + 1) * 8 };
+            let [next, length, high, low, i0, i1, i2, i3]: [u8; 8] = packet.load(Self::TRANSPORT_OFFSET)?;
+            if next_header == FRAGMENT {
+                // Offset in thirteen bits, below them two reserved and M (RFC 8200 §4.5).
+                let fragment = Fragment::new(u16::from_be_bytes([high, low]) & 0xfff8, low & 1 != 0);
+                headers.set_fragment(fragment, [i0, i1, i2, i3]);
+                headers.transport_offset += 8;
+            } else {
+                headers.transport_offset += (length as usize + 1) * 8;
+            }
             next_header = next;
         }
         headers.key.protocol = Protocol(next_header);
@@ -112,12 +158,9 @@ impl ParseNetwork for AddrV6 {
     }
 }
 
-/// Reads ports and flags of a TCP or UDP packet; `None` if the packet is cut off.
+/// Reads ports and flags of a TCP or UDP packet; `None` if its header is cut off.
 #[inline(always)]
 pub fn parse_transport<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
-    if headers.end > packet.length() {
-        return None;
-    }
     let offset = headers.transport_offset;
     let [s0, s1, d0, d1] = if headers.key.protocol == Protocol::TCP {
         let header: [u8; 20] = packet.load(offset)?;

@@ -1,10 +1,10 @@
 //! Puts a flow's tuple into a packet, checksums included.
 
-use svc_common::{AddrV4, AddrV6, Flow, FlowKey, Protocol, flow_op};
+use svc_common::{AddrV4, AddrV6, Flow, Protocol, flow_op};
 
 use crate::address::Address;
 use crate::checksum;
-use crate::parse::{ETHERNET_LENGTH, IPV4_CHECKSUM, checksum_offset};
+use crate::parse::{ETHERNET_LENGTH, Fragment, Headers, IPV4_CHECKSUM, checksum_offset};
 use crate::tables::{ChecksumPart, Packet, RewriteError};
 
 /// Families whose addresses can be replaced in a packet.
@@ -51,14 +51,16 @@ impl RewriteNetwork for AddrV6 {
     }
 }
 
-/// Replaces the tuple `key` in the packet by that of `flow`.
+/// Replaces the packet's tuple by that of `flow`. Later fragments have no transport header: the checksum of the datagram
+/// is in the first one, which takes up the whole change.
 #[inline(always)]
 pub fn translate<A: RewriteNetwork, P: Packet>(
     packet: &mut P,
-    key: &FlowKey<A>,
+    headers: &Headers<A>,
     flow: &Flow<A>,
-    transport_offset: usize,
 ) -> Result<(), RewriteError> {
+    let (key, transport_offset) = (&headers.key, headers.transport_offset);
+    let has_transport = headers.fragment != Fragment::Later;
     let checksum_at = checksum_offset(key.protocol, transport_offset);
     let zero_is_none = key.protocol == Protocol::UDP;
     if flow.ops & flow_op::ADDRESSES != 0 {
@@ -66,10 +68,14 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
             checksum::difference(flow.source.sum(), key.source.sum()),
             checksum::difference(flow.destination.sum(), key.destination.sum()),
         );
-        packet.update_checksum(checksum_at, difference, ChecksumPart::PseudoHeader, zero_is_none)?;
+        if has_transport {
+            packet.update_checksum(checksum_at, difference, ChecksumPart::PseudoHeader, zero_is_none)?;
+        } else if !A::HEADER_CHECKSUM {
+            packet.change_sum(difference);
+        }
         A::store_addresses(packet, ETHERNET_LENGTH, flow.source, flow.destination, difference)?;
     }
-    if flow.source_port != key.source_port || flow.destination_port != key.destination_port {
+    if has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port) {
         let difference = checksum::add(
             checksum::difference(flow.source_port.0 as u32, key.source_port.0 as u32),
             checksum::difference(flow.destination_port.0 as u32, key.destination_port.0 as u32),

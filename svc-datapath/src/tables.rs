@@ -3,7 +3,7 @@
 
 use svc_common::{
     AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowKey,
-    FrontendKey, ServiceEntry, SocketKey, SocketValue,
+    FragmentKey, FragmentPorts, FrontendKey, ServiceEntry, SocketKey, SocketValue,
 };
 
 /// The kernel refused to change the packet.
@@ -48,6 +48,10 @@ pub trait Packet {
         zero_is_none: bool,
     ) -> Result<(), RewriteError>;
 
+    /// Says that the sum of the packet's bytes changed by `difference`, where no checksum in it takes that up: a network
+    /// card may have summed the whole packet (CHECKSUM_COMPLETE).
+    fn change_sum(&mut self, difference: u32);
+
     /// Cuts or extends the packet at its end; new bytes are zero.
     fn resize(&mut self, length: u32) -> Result<(), RewriteError>;
 }
@@ -80,6 +84,9 @@ pub trait Tables: FamilyTables<AddrV4> + FamilyTables<AddrV6> {
     fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue);
     fn socket(&self, key: &SocketKey) -> Option<SocketValue>;
     fn set_socket(&self, key: &SocketKey, value: &SocketValue);
+    /// Ports of the datagram that a fragment belongs to.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts);
     fn count(&self, service: u32, what: Counted);
     fn count_drop(&self, reason: DropReason);
     /// Whether anybody listens to events at this time (seconds of CLOCK_MONOTONIC).

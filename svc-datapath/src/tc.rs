@@ -7,8 +7,9 @@ use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow
 use crate::address::Address;
 use crate::begin::{Begun, begin, begin_from_node, is_service_address, masquerade, needs_masquerade};
 use crate::flow;
+use crate::fragment::read_ports;
 use crate::icmp::{Icmp, translate_error};
-use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ParseNetwork, parse_transport};
+use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork};
 use crate::refuse::Refuse;
 use crate::rewrite::{swap_ethernet, translate};
 use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
@@ -58,17 +59,20 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         return errors_only(packet, tables, &headers);
     }
     let to_frontend = class & address_class::FRONTEND != 0;
-    if headers.fragment {
-        return drop_unreadable(tables, &headers.key.destination, to_frontend, DropReason::FragmentUnknown);
-    }
-    if parse_transport(packet, &mut headers).is_none() {
-        return drop_unreadable(tables, &headers.key.destination, to_frontend, DropReason::Malformed);
+    if read_ports(packet, tables, &mut headers).is_none() {
+        let cut_off = headers.end > packet.length() || headers.fragment != Fragment::Later;
+        let reason = if cut_off { DropReason::Malformed } else { DropReason::FragmentUnknown };
+        return drop_unreadable(tables, &headers.key.destination, to_frontend, reason);
     }
     let now = tables.now();
     let mut flow = flow::unchanged(&headers.key, now);
     let mut begun = false;
     match tables.flow(&headers.key) {
         Some(known) if flow::continues(tables, &headers.key, &known, headers.tcp_flags, now) => flow = known,
+        // Only the first fragment can begin anything.
+        _ if headers.fragment == Fragment::Later => {
+            return drop_unreadable(tables, &headers.key.destination, to_frontend, DropReason::FragmentUnknown);
+        }
         _ => match begin(packet, tables, side, class, &headers, &mut flow, now) {
             Begun::Done(action) => return action,
             Begun::Flow => begun = true,
@@ -95,14 +99,17 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     let class = tables.address_class(headers.key.source) | destination_class;
     // What leaves by an uplink for a service address may come from the node itself: it passed no interface yet.
     let from_node = side == Side::Uplink && destination_class & address_class::FRONTEND != 0;
-    if headers.fragment || (class & address_class::BACKEND == 0 && !from_node) {
+    if class & address_class::BACKEND == 0 && !from_node {
         return Action::Pass;
     }
-    if parse_transport(packet, &mut headers).is_none() {
+    if read_ports(packet, tables, &mut headers).is_none() {
         return Action::Pass;
     }
     let now = tables.now();
-    if from_node && let Begun::Done(action) = begin_from_node(packet, tables, &headers, now) {
+    if from_node
+        && headers.fragment != Fragment::Later
+        && let Begun::Done(action) = begin_from_node(packet, tables, &headers, now)
+    {
         return action;
     }
     match tables.flow(&headers.key) {
@@ -123,7 +130,7 @@ fn errors_only<A: Translated, P: Packet, T: FamilyTables<A>>(
     tables: &T,
     headers: &Headers<A>,
 ) -> Action {
-    if headers.key.protocol == A::PROTOCOL && !headers.fragment {
+    if headers.key.protocol == A::PROTOCOL && headers.fragment == Fragment::Whole {
         translate_error(packet, tables, headers)
     } else {
         Action::Pass
@@ -148,7 +155,7 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
             if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
         tables.count(flow.service, counted);
     }
-    if translate(packet, &headers.key, flow, headers.transport_offset).is_err() {
+    if translate(packet, headers, flow).is_err() {
         return give_up(tables, headers, flow.service, DropReason::RewriteFailed);
     }
     if flow.ops & flow_op::REROUTE != 0 {

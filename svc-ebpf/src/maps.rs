@@ -6,8 +6,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowKeyV4,
-    FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, ServiceName, SocketKey,
-    SocketValue,
+    FlowKeyV6, FlowV4, FlowV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry,
+    ServiceName, SocketKey, SocketValue,
 };
 
 const SERVICES_MAX: u32 = 65_536;
@@ -37,6 +37,8 @@ pub static FLOWS_V4: LruHashMap<FlowKeyV4, FlowV4> = LruHashMap::with_max_entrie
 pub static FLOWS_V6: LruHashMap<FlowKeyV6, FlowV6> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(65_536, 0);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::with_max_entries(65_536, 0);
 #[map]

@@ -3,7 +3,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use svc_datapath::{ChecksumPart, Packet, RewriteError};
 
@@ -98,6 +98,12 @@ impl Packet for TcPacket<'_> {
             0 => Ok(()),
             _ => Err(RewriteError),
         }
+    }
+
+    #[inline(always)]
+    fn change_sum(&mut self, difference: u32) {
+        // SAFETY: the context is the one the kernel passed. An error says that nobody summed the packet.
+        unsafe { bpf_csum_update(self.context.skb.skb, difference) };
     }
 
     #[inline(always)]

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::maps::lpm_trie::Key;
 use svc_common::{
     AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, FlowKeyV4,
-    FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, Publication, ServiceCounters, ServiceEntry, SocketKey,
-    SocketValue, event_path,
+    FlowKeyV6, FlowV4, FlowV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, Publication, ServiceCounters,
+    ServiceEntry, SocketKey, SocketValue, event_path,
 };
 use svc_datapath::{Address as _, Counted, FamilyTables, InsertError, Tables};
 
@@ -180,6 +180,18 @@ impl Tables for KernelTables {
     fn set_socket(&self, key: &SocketKey, value: &SocketValue) {
         // As for affinity: without an entry the socket sees the backend's address.
         let _ = maps::SOCKETS.insert(key, value, BPF_ANY as u64);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        // SAFETY: a valid map element.
+        maps::FRAGMENTS.get_ptr(key).map(|ports| unsafe { *ports })
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        // As for affinity: without an entry the later fragments are lost, and the datagram with them.
+        let _ = maps::FRAGMENTS.insert(key, ports, BPF_ANY as u64);
     }
 
     #[inline(always)]

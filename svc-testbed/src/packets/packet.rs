@@ -131,6 +131,9 @@ impl Packet for MemoryPacket {
     }
 
     /// As `bpf_skb_change_tail`: hardware's checksum field must stay inside, and an aggregate becomes one packet.
+    /// Nobody has summed the packet; the kernel runner checks this with the kernel's own sum.
+    fn change_sum(&mut self, _difference: u32) {}
+
     fn resize(&mut self, length: u32) -> Result<(), RewriteError> {
         self.change()?;
         let length = length as usize;

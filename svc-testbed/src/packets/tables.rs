@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use svc_common::{
     AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowKey,
-    FrontendKey, ServiceCounters, ServiceEntry, SocketKey, SocketValue,
+    FragmentKey, FragmentPorts, FrontendKey, ServiceCounters, ServiceEntry, SocketKey, SocketValue,
 };
 use svc_datapath::{Counted, FamilyTables, InsertError, Tables};
 
@@ -45,6 +45,7 @@ pub struct MemoryTables {
     config: Config,
     affinities: RefCell<HashMap<AffinityKey, AffinityValue>>,
     sockets: RefCell<HashMap<SocketKey, SocketValue>>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     counters: RefCell<HashMap<u32, ServiceCounters>>,
     drops: RefCell<HashMap<DropReason, u64>>,
     events: RefCell<Vec<Event>>,
@@ -67,6 +68,7 @@ impl MemoryTables {
             config: Config::default(),
             affinities: RefCell::default(),
             sockets: RefCell::default(),
+            fragments: RefCell::default(),
             counters: RefCell::default(),
             drops: RefCell::default(),
             events: RefCell::default(),
@@ -254,6 +256,14 @@ impl Tables for MemoryTables {
 
     fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
         self.affinities.borrow_mut().insert(*key, *value);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        self.fragments.borrow_mut().insert(*key, *ports);
     }
 
     fn socket(&self, key: &SocketKey) -> Option<SocketValue> {
