@@ -53,7 +53,9 @@ async fn start(settings: Settings) -> (Arc<Shared>, SocketAddr, SocketAddr) {
 async fn probes_follow_updates_and_the_node() {
     // Every queued update is late at once.
     let (shared, metrics, health) = start(Settings { health_timeout: Duration::ZERO, ..Default::default() }).await;
-    assert_eq!(ask(health, "/healthz", "*/*").await.code, 200);
+    // Starting: alive, but nothing is programmed yet.
+    assert_eq!(ask(health, "/healthz", "*/*").await.code, 503);
+    assert_eq!(ask(health, "/livez", "*/*").await.code, 200);
 
     shared.update_done(Duration::from_millis(1));
     let answer = ask(health, "/healthz", "*/*").await;
@@ -78,8 +80,8 @@ async fn probes_follow_updates_and_the_node() {
     assert_eq!(ask(health, "/livez", "*/*").await.code, 503);
 
     let text = ask(metrics, "/metrics", "*/*").await.body;
-    assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 2\n"), "{text}");
-    assert!(text.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1\n"), "{text}");
+    assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 3\n"), "{text}");
+    assert!(text.contains("kubeproxy_proxy_livez_total{code=\"200\"} 2\n"), "{text}");
 }
 
 #[tokio::test]
