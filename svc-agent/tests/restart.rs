@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Map, MapData};
 use common::{Agent, GRANTED, lab, names_in, services, start};
 use rustix::process::Signal;
-use svc_agent::datapath::{Capacities, CleanupError, LoadError, Options, PinError, StartError, remove};
+use svc_agent::datapath::{Capacities, CleanupError, HOOKS, LoadError, Options, PinError, StartError, remove};
 use svc_common::{AddrV6, map};
 
 #[test]
@@ -20,8 +20,8 @@ fn a_restart_keeps_maps_and_links_and_replaces_programs() {
         drop(start(lab.options()).await.unwrap());
         let (maps, links) = (lab.map_ids(), lab.link_ids());
         assert!(maps.contains_key(map::CONFIG), "{maps:?}");
-        // Eight hooks, and two programs on one interface.
-        assert_eq!(links.len(), 10, "{links:?}");
+        // All hooks, and two programs on one interface.
+        assert_eq!(links.len(), HOOKS.len() + 2, "{links:?}");
         drop(start(lab.options()).await.unwrap());
         assert_eq!(lab.map_ids(), maps);
         let after = lab.link_ids();
