@@ -5,6 +5,7 @@
 mod traffic_support;
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::AsRawFd as _,
     process::{Child, Command, Stdio},
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use svc_testbed::{
     Client, Family, Load, Outcome, Tcp, Udp,
-    client::{Again, LoadReport, expect_all},
+    client::{Again, LoadReport, by_pod, expect_all},
     manifests::ServiceSpec,
     wait,
 };
@@ -34,7 +35,7 @@ fn ten_restarts_and_ten_kills_under_load_are_not_noticed() -> Result<()> {
             let web = service("web", 60);
             world.publish(&web, &["near", "far"])?;
             let (client, other) = (world.client()?, world.machine("spare")?.client()?);
-            hold(&client, &web)?;
+            let held = hold(&client, &web)?;
             let loads = [(&client, Family::V4), (&other, Family::V6)];
             let load = |(client, family)| {
                 Client::start_load(client, Load::to(vip(&web, family, WEB)).keepalive(4).fresh(2).pause(PAUSE))
@@ -47,9 +48,9 @@ fn ten_restarts_and_ten_kills_under_load_are_not_noticed() -> Result<()> {
                 } else {
                     world.agent.kill()?;
                 }
-                still_works(&client, &web).with_context(|| format!("without an agent, restart {number}"))?;
+                still_works(&client, &web, &held).with_context(|| format!("without an agent, restart {number}"))?;
                 world.agent.restart()?;
-                still_works(&client, &web).with_context(|| format!("with the next agent, restart {number}"))?;
+                still_works(&client, &web, &held).with_context(|| format!("with the next agent, restart {number}"))?;
             }
             for running in running {
                 expect_no_loss(&running.stop()?)?;
@@ -66,27 +67,34 @@ fn ten_restarts_and_ten_kills_under_load_are_not_noticed() -> Result<()> {
     Ok(())
 }
 
+/// Sockets by name, and how many of them each pod serves.
+type Held = BTreeMap<String, BTreeMap<String, usize>>;
+
 /// Connections and sockets that live through everything that follows.
-fn hold(client: &Client, web: &ServiceSpec) -> Result<()> {
-    for (family, name) in [(Family::V4, "4"), (Family::V6, "6")] {
-        expect_all(&client.tcp(Tcp::to(vip(web, family, WEB)).count(8).hold(&format!("tcp{name}")))?, Outcome::Ok)?;
-        expect_all(&client.udp(Udp::to(vip(web, family, 53)).count(8).hold(&format!("udp{name}")))?, Outcome::Ok)?;
-        let unconnected = Udp::to(vip(web, family, 53)).unconnected().count(8).hold(&format!("any{name}"));
-        expect_all(&client.udp(unconnected)?, Outcome::Ok)?;
+fn hold(client: &Client, web: &ServiceSpec) -> Result<Held> {
+    let mut held = Held::new();
+    for (family, number) in [(Family::V4, "4"), (Family::V6, "6")] {
+        for (kind, name) in [(Kind::Tcp, "tcp"), (Kind::UdpConnected, "udp"), (Kind::UdpUnconnected, "any")] {
+            let name = format!("{name}{number}");
+            let to = vip(web, family, kind.ports().0);
+            let samples = kind.probe(client, to, |tcp| tcp.count(8).hold(&name), |udp| udp.count(8).hold(&name))?;
+            expect_all(&samples, Outcome::Ok)?;
+            held.insert(name, by_pod(&samples));
+        }
     }
-    Ok(())
+    Ok(held)
 }
 
 /// The held sockets work and still talk to the pod they began with.
-fn still_works(client: &Client, web: &ServiceSpec) -> Result<()> {
-    for (family, number) in [(Family::V4, "4"), (Family::V6, "6")] {
-        for kind in ["tcp", "udp", "any"] {
-            let name = format!("{kind}{number}");
-            // Twice, so that a socket which moved to another pod shows both.
-            let samples = client.again(Again::on(&name).size(1000).reply(1000).packets(2))?;
-            expect_pods(&samples, &["near", "far"]).with_context(|| name.clone())?;
-            ensure!(samples.iter().all(|sample| sample.backends.len() == 1), "{name} moved: {samples:#?}");
-        }
+fn still_works(client: &Client, web: &ServiceSpec, held: &Held) -> Result<()> {
+    for (name, pods) in held {
+        // Twice, so that a socket which moved to another pod shows both.
+        let samples = client.again(Again::on(name).size(1000).reply(1000).packets(2))?;
+        expect_all(&samples, Outcome::Ok).with_context(|| name.clone())?;
+        let stayed = by_pod(&samples) == *pods && samples.iter().all(|sample| sample.backends.len() == 1);
+        ensure!(stayed, "{name} moved from {pods:?}: {samples:#?}");
+    }
+    for family in Family::BOTH {
         expect_all(&client.tcp(Tcp::to(vip(web, family, WEB)).count(8))?, Outcome::Ok)?;
     }
     Ok(())
