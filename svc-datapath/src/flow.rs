@@ -91,11 +91,9 @@ pub fn note_packet<A: Address, T: FamilyTables<A>>(
     } else if tcp_flags & tcp_flag::FIN != 0 {
         state |= if to_backend { flow_state::FIN_CLIENT } else { flow_state::FIN_BACKEND };
     }
-    if flow.state | state != flow.state {
+    // Both flows: a stream that only flows one way is alive in the other direction, too.
+    if flow.state | state != flow.state || flow.last_seen != now {
         mark_pair(tables, key, state, now);
-    } else if flow.last_seen != now {
-        // Both: a stream that only flows one way is alive in the other direction, too.
-        mark_pair(tables, key, 0, now);
     }
 }
 

@@ -67,8 +67,9 @@ impl Refuse for AddrV4 {
         let transport: [u8; 8] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
         quote[..20].copy_from_slice(&header);
         quote[20..].copy_from_slice(&transport);
-        // What finishes an offloaded UDP checksum finds the message's unused word in its place, and leaves it zero: the
-        // sum of a complete message. The quote leaves out IPv4 options: the sender finds its ports right behind a header of five words.
+        // What finishes an offloaded UDP checksum finds the message's unused word in its place; the sum of the message
+        // stays right, since ICMP has no pseudo header. The quote leaves out IPv4 options: the sender finds its ports
+        // right behind a header of five words.
         quote[0] = 0x45;
         let sum = add(u16::from_ne_bytes([3, 3]) as u32, sum_bytes(&quote));
         let [high, low] = finish(sum).to_ne_bytes();
