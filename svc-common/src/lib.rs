@@ -27,7 +27,7 @@ pub use service::{
 pub use socket::{SocketKey, SocketValue, socket_direction};
 
 /// Names the directory of pins below the bpffs root; maps of another version are never adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Map names, as in the object file, in the pin directory and in `bpftool map`.
 pub mod map {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use crate::datapath::{
     Capacities, DEFAULT_POD_INTERFACES, Options, Pattern, PatternError, Selection, SocketLb, Uplinks,
 };
+use crate::model::LoadBalancing;
 
 const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf";
 /// As kube-proxy's.
@@ -126,6 +127,9 @@ pub struct RunArgs {
     /// Whose connections are translated in connect() [default: all]
     #[arg(long, value_enum, env = "SVC_AGENT_SOCKET_LB")]
     pub socket_lb: Option<SocketLb>,
+    /// How Services choose endpoints that do not say so in annotation svc-ebpf.io/load-balancing [default: random]
+    #[arg(long, value_enum, env = "SVC_AGENT_LOAD_BALANCING")]
+    pub load_balancing: Option<LoadBalancing>,
     /// Mount point of the BPF file system, or a directory below it [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR", env = "SVC_AGENT_BPF_ROOT")]
     pub bpf_root: Option<PathBuf>,
@@ -166,6 +170,8 @@ pub struct RunConfig {
     pub node_name: String,
     pub source: SourceChoice,
     pub service_cidrs: Vec<IpNet>,
+    /// Of Services that do not ask for another.
+    pub load_balancing: LoadBalancing,
     pub datapath: Options,
     pub metrics_address: Option<SocketAddr>,
     pub healthz_address: Option<SocketAddr>,
@@ -198,6 +204,7 @@ impl RunArgs {
             pod_interfaces: self.pod_interfaces.or(file.pod_interfaces),
             uplinks: self.uplinks.or(file.uplinks),
             socket_lb: self.socket_lb.or(file.socket_lb),
+            load_balancing: self.load_balancing.or(file.load_balancing),
             bpf_root: self.bpf_root.or(file.bpf_root),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
             metrics_bind_address: self.metrics_bind_address.or(file.metrics_bind_address),
@@ -230,6 +237,7 @@ impl RunArgs {
             node_name: self.node_name.map_or_else(host_name, Ok)?,
             source,
             service_cidrs: self.service_cidr.unwrap_or_default(),
+            load_balancing: self.load_balancing.unwrap_or_default(),
             datapath: Options {
                 bpf_root: self.bpf_root.unwrap_or_else(|| DEFAULT_BPF_ROOT.into()),
                 cgroup_root: self.cgroup_root,

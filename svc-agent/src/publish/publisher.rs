@@ -192,7 +192,7 @@ impl<M: Maps> Publisher<M> {
     pub(super) fn count_failures(&mut self, failures: &[PublishError]) {
         for failure in failures {
             match failure {
-                PublishError::Full { .. } => self.failures.full += 1,
+                PublishError::Full { .. } | PublishError::Reduced { .. } => self.failures.full += 1,
                 PublishError::FrontendTaken { .. } => self.failures.frontend_taken += 1,
                 PublishError::Refused { .. } => self.failures.refused += 1,
             }

@@ -48,6 +48,7 @@ fn service_with_defaults_left_out() {
                 ports: vec![ServicePort { name: "".into(), transport: Transport::Tcp, port: 80 }],
                 internal_traffic_policy: TrafficPolicy::Cluster,
                 affinity_timeout_seconds: Some(10_800),
+                load_balancing: None,
             },
             rejected: vec![],
         }
