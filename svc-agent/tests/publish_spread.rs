@@ -46,7 +46,7 @@ fn the_algorithm_changes_in_place_and_survives_a_restart() {
     assert!(matches!(log[1], Write::Slots(2, _)) && matches!(log[2], Write::Publication(0, _)) && log.len() == 3);
     assert_eq!(node.text(), expected_text(&plans(&[MAGLEV])));
     let table = slots(&node, 0);
-    assert_eq!(table.len(), 251);
+    assert_eq!(table.len(), 1_021);
     node.restart();
     assert_eq!(node.publish(&[MAGLEV]), [], "a restart moves nobody");
 
@@ -60,11 +60,11 @@ fn the_algorithm_changes_in_place_and_survives_a_restart() {
 
 #[test]
 fn without_room_for_a_table_the_endpoints_are_right_and_the_shares_equal() {
-    let mut node = Node::new(Capacities { slots: 260, ..CAPACITIES });
+    let mut node = Node::new(Capacities { slots: 1_030, ..CAPACITIES });
     node.publish(&[MAGLEV]);
     let other = "default/api 10.96.0.2:80/tcp forward maglev 10.0.0.7:80 10.0.0.8:80";
     let error = node.try_publish(&[other]).unwrap_err();
-    assert!(matches!(error, PublishError::Reduced { capacity: 260, .. }), "{error}");
+    assert!(matches!(error, PublishError::Reduced { capacity: 1_030, .. }), "{error}");
     assert!(error.to_string().contains("map SLOTS is full"), "{error}");
     assert_eq!((slots(&node, 1).len(), node.publisher.pending()), (2, 1));
     assert_eq!(node.publisher.audit(), None);

@@ -8,7 +8,7 @@ use crate::model::{LoadBalancing, Weight};
 
 /// Sizes of Maglev tables: primes, so that every step through a table visits all of it. They are far apart because
 /// another size moves nearly every client: a service that grows crosses few of them.
-const TABLE_SIZES: [u32; 5] = [251, 1_021, 4_093, 16_381, 65_521];
+const TABLE_SIZES: [u32; 4] = [1_021, 4_093, 16_381, 65_521];
 /// Slots for each endpoint at least, as long as there is a table that large: shares differ by at most one slot, so by
 /// one percent.
 const TABLE_SLOTS_EACH: u32 = 100;
