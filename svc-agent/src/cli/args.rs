@@ -151,7 +151,7 @@ pub struct RunArgs {
     /// Log each packet's way through the programs (log target `packet`); slow
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "SVC_AGENT_TRACE_PACKETS")]
     pub trace_packets: Option<bool>,
-    /// Connections remembered in each address family, oldest unused ones forgotten first [default: 262144]
+    /// Connections remembered in each address family, oldest unused ones forgotten first [default: by memory]
     #[arg(long, value_name = "COUNT", env = "SVC_AGENT_FLOW_TABLE_SIZE")]
     pub flow_table_size: Option<u32>,
 }

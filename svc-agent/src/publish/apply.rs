@@ -9,7 +9,7 @@ use svc_common::{ServiceEntry, address_class, map};
 
 use super::error::PublishError;
 use super::maps::{Frontend, Maps, MapsError, ip_of};
-use super::publisher::{Published, Publisher};
+use super::publisher::{Published, Publisher, Waiting};
 use super::record::{Goal, Record, name_of};
 use super::settle::Settled;
 use crate::model::ObjectName;
@@ -213,15 +213,16 @@ impl<M: Maps> Publisher<M> {
             if work.failures.is_empty() {
                 self.pending.remove(work.object);
             } else {
-                self.pending.insert(work.object.clone(), work.plans.to_vec());
+                let lacks_space = work.failures.iter().all(PublishError::is_lack_of_space);
+                self.pending.insert(work.object.clone(), Waiting { plans: work.plans.to_vec(), lacks_space });
             }
             self.count_failures(&work.failures);
             published.changed += usize::from(work.changed);
             published.failures.append(&mut work.failures);
         }
         self.settle_markers();
-        if let_go {
-            self.schedule(now);
+        if let_go && !self.pending.is_empty() {
+            self.let_go = Some(now);
         }
     }
 

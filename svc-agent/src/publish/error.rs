@@ -30,3 +30,10 @@ pub enum PublishError {
     )]
     Refused { service: ServiceId, frontend: Frontend, source: Box<MapsError> },
 }
+
+impl PublishError {
+    /// Only freed space helps.
+    pub fn is_lack_of_space(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Reduced { .. })
+    }
+}
