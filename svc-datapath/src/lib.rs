@@ -7,6 +7,7 @@
 mod address;
 mod begin;
 pub mod checksum;
+mod echo;
 pub mod filter;
 mod flow;
 mod fragment;
