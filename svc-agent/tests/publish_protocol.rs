@@ -102,9 +102,14 @@ fn verdicts_change_with_one_store() {
     node.publish(&[WEB]);
     let reject = Publication::new(Verdict::REJECT, 0, 0);
     let log = node.publish(&["default/web:http 10.96.0.1:80/tcp reject"]);
-    assert_eq!(log, [Write::Publication(0, reject), Write::Generation(0, 2), Write::Generation(1, 2)]);
+    // Afterwards the marker tells what pings get.
+    let marker = |value| Write::InsertFrontend(frontend("10.96.0.1:80").marker(), value);
+    let ends = [Write::Generation(0, 2), Write::Generation(1, 2)];
+    assert_eq!(log[..1], [Write::Publication(0, reject)]);
+    assert_eq!((&log[1..3], &log[3..]), (&ends[..], &[marker(address_marker::REFUSES)][..]));
     let drop = Publication::new(Verdict::DROP, 0, 0);
-    assert_eq!(node.publish(&["default/web:http 10.96.0.1:80/tcp drop"]), [Write::Publication(0, drop)]);
+    let log = node.publish(&["default/web:http 10.96.0.1:80/tcp drop"]);
+    assert_eq!(log, [Write::Publication(0, drop), marker(address_marker::DROPS)]);
     assert_eq!(node.publisher.stats().maps[1].entries, 0);
 }
 

@@ -1,4 +1,4 @@
-//! The per-packet path. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
+//! The per-packet path, complete; `fast` is its shortcut. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
 //! at the client's own interface: between the two the host sees client and backend, in both directions.
 //! Neighbours: `begin` for first packets, `parse`, `flow`, `rewrite`; the caller carries out the returned [`Action`].
 
@@ -36,7 +36,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> A
 }
 
 #[inline(always)]
-fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
+pub(crate) fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
     packet.load(12).map(u16::from_be_bytes)
 }
 
@@ -120,7 +120,7 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 }
 
 #[inline(always)]
-fn translatable(protocol: Protocol) -> bool {
+pub(crate) fn translatable(protocol: Protocol) -> bool {
     protocol == Protocol::TCP || protocol == Protocol::UDP
 }
 
@@ -154,14 +154,7 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     now: u32,
 ) -> Action {
     flow::note_packet(tables, &headers.key, flow, headers.tcp_flags, now);
-    if flow.service != Flow::<A>::NO_SERVICE {
-        // By its own account, without padding; BIG TCP gives none.
-        let end = if headers.end > ETHERNET_LENGTH as u32 { headers.end } else { packet.length() };
-        let bytes = end.saturating_sub(ETHERNET_LENGTH as u32);
-        let counted =
-            if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
-        tables.count(flow.service, counted);
-    }
+    count_packet(packet, tables, headers, flow);
     if translate(packet, headers, flow).is_err() {
         return give_up(tables, headers, flow.service, DropReason::RewriteFailed);
     }
@@ -175,6 +168,25 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         Ok(()) => Action::TurnBack,
         Err(_) => give_up(tables, headers, flow.service, DropReason::RewriteFailed),
     }
+}
+
+/// Counts a packet for the service its flow belongs to.
+#[inline(always)]
+pub(crate) fn count_packet<A: Address, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &Flow<A>,
+) {
+    if flow.service == Flow::<A>::NO_SERVICE {
+        return;
+    }
+    // By its own account, without padding; BIG TCP gives none.
+    let end = if headers.end > ETHERNET_LENGTH as u32 { headers.end } else { packet.length() };
+    let bytes = end.saturating_sub(ETHERNET_LENGTH as u32);
+    let counted =
+        if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
+    tables.count(flow.service, counted);
 }
 
 /// A packet without readable ports: lost if it is really for a service (the filter only says it may be).

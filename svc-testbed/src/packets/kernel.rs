@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, ProgramArray, RingBuf};
 use aya::programs::{ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     Event, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, map,
-    program,
+    program, tail_call,
 };
 use svc_datapath::filter;
 
@@ -68,6 +68,7 @@ impl Kernel {
         let mut ebpf = EbpfLoader::new()
             .load_file(object)
             .with_context(|| format!("loading {}: build it with `cargo xtask build-ebpf`", object.display()))?;
+        connect_programs(&mut ebpf)?;
         let mut programs = StdHashMap::new();
         for hook in Hook::ALL {
             let name = match hook {
@@ -230,6 +231,23 @@ impl Kernel {
         }
         Ok(state)
     }
+}
+
+/// Fills in what the programs continue with. The array works while `ebpf` lives.
+fn connect_programs(ebpf: &mut Ebpf) -> Result<()> {
+    let mut targets = Vec::new();
+    for (index, name) in tail_call::TARGETS {
+        let classifier: &mut SchedClassifier =
+            ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
+        classifier.load().with_context(|| format!("loading program {name}"))?;
+        targets.push((index, classifier.fd()?.try_clone()?));
+    }
+    let mut programs: ProgramArray<_> =
+        ebpf.map_mut(map::PROGRAMS).context("the object has no PROGRAMS")?.try_into()?;
+    for (index, program) in &targets {
+        programs.set(*index, program, 0)?;
+    }
+    Ok(())
 }
 
 /// An element that is not there is as good as removed.
