@@ -2,6 +2,7 @@
 
 mod choice;
 mod clash;
+mod direct;
 mod errors;
 mod hairpin;
 mod headers;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Case> {
         errors::cases(),
         headers::cases(),
         limits::cases(),
+        direct::cases(),
     ]
     .into_iter()
     .flatten()
