@@ -9,6 +9,7 @@ mod address;
 mod begin;
 pub mod checksum;
 mod direct;
+mod echo;
 pub mod fast;
 pub mod filter;
 mod flow;

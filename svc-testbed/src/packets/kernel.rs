@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap as StdHashMap};
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -65,7 +65,16 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the object; needs root.
     pub fn load(object: &Path) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
+        Self::load_sized(object, &[])
+    }
+
+    /// Loads the object with other capacities of some maps.
+    pub fn load_sized(object: &Path, capacities: &[(&str, u32)]) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for (map, entries) in capacities {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("loading {}: build it with `cargo xtask build-ebpf`", object.display()))?;
         connect_programs(&mut ebpf)?;
@@ -132,7 +141,17 @@ impl Kernel {
         Ok(())
     }
 
-    fn write(&mut self, change: &Change) -> Result<()> {
+    /// Forgets all connections.
+    pub fn clear_flows(&mut self) -> Result<()> {
+        clear(&mut self.flows_v4)?;
+        clear(&mut self.flows_v6)
+    }
+
+    pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {
+        self.programs[&hook].as_fd()
+    }
+
+    pub fn write(&mut self, change: &Change) -> Result<()> {
         match *change {
             Change::Frontend { address, protocol, service } => {
                 let v4: Option<FrontendKeyV4> = frontend_key(address, protocol);

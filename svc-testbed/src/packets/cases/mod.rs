@@ -3,6 +3,7 @@
 mod choice;
 mod clash;
 mod direct;
+mod echo;
 mod errors;
 mod hairpin;
 mod headers;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Case> {
         uplink::cases(),
         node::cases(),
         errors::cases(),
+        echo::cases(),
         headers::cases(),
         limits::cases(),
         direct::cases(),
