@@ -2,7 +2,7 @@
 //! passes every program through the verifier. Attaches nothing: the old programs keep running until `tc` and `cgroup`
 //! replace them. Neighbours: `features` says which variant, `pin` where the maps are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -133,8 +133,9 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
         .load(OBJECT)
         .map_err(LoadError::Object)?;
     let mut programs = BTreeMap::new();
-    let targets = tail_call::TARGETS.map(|(_, name)| name);
-    for name in targets.into_iter().chain(CLASSIFIERS).chain(HOOKS) {
+    let names: BTreeSet<_> =
+        tail_call::TARGETS.map(|(_, name)| name).into_iter().chain(CLASSIFIERS).chain(HOOKS).collect();
+    for name in names {
         let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
         programs.insert(name, load_program(program).map_err(|error| refusal(name, error))?);
     }

@@ -77,7 +77,6 @@ impl Kernel {
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("loading {}: build it with `cargo xtask build-ebpf`", object.display()))?;
-        connect_programs(&mut ebpf)?;
         let mut programs = StdHashMap::new();
         for hook in Hook::ALL {
             let name = match hook {
@@ -91,6 +90,7 @@ impl Kernel {
             classifier.load().with_context(|| format!("loading program {name}"))?;
             programs.insert(hook, classifier.fd()?.try_clone()?);
         }
+        connect_programs(&mut ebpf)?;
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
         Ok(Self {
             config: take(map::CONFIG)?.try_into()?,
@@ -269,7 +269,9 @@ fn connect_programs(ebpf: &mut Ebpf) -> Result<()> {
     for (index, name) in tail_call::TARGETS {
         let classifier: &mut SchedClassifier =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
-        classifier.load().with_context(|| format!("loading program {name}"))?;
+        if classifier.fd().is_err() {
+            classifier.load().with_context(|| format!("loading program {name}"))?;
+        }
         targets.push((index, classifier.fd()?.try_clone()?));
     }
     let mut programs: ProgramArray<_> =
