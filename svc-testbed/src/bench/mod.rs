@@ -19,6 +19,9 @@ use anyhow::{Result, bail};
 use self::{machine::Machine, progress::Progress, results::Results};
 use crate::Lab;
 
+/// The project's performance page.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md");
+
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchArgs {
     /// Only measurements whose name contains one of these
@@ -33,6 +36,9 @@ pub struct BenchArgs {
     /// Samples of each number of the traffic measurements
     #[arg(long, value_name = "NUMBER")]
     pub rounds: Option<usize>,
+    /// Put the results into the project's performance page
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = PAGE)]
+    pub docs: Option<PathBuf>,
     /// Where the report goes
     #[arg(long, value_name = "DIR", default_value = "target/bench", overrides_with = "output")]
     pub output: PathBuf,
@@ -72,6 +78,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     progress.finish();
     results.seconds = progress.elapsed().as_secs_f64();
     println!("{}", report::table(&results));
+    if let Some(page) = &args.docs {
+        report::update_document(page, &results)?;
+    }
     report::write(&results, &args.output)
 }
 
