@@ -22,7 +22,7 @@ pub use fragment::{FragmentKey, FragmentPorts};
 pub use reason::DropReason;
 pub use service::{
     AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
-    ServiceEntry, ServiceName, Verdict, backend_flag, service_flag,
+    ServiceEntry, ServiceName, Verdict, address_marker, backend_flag, service_flag,
 };
 pub use socket::{SocketKey, SocketValue, socket_direction};
 

@@ -8,6 +8,7 @@
 mod address;
 mod begin;
 pub mod checksum;
+mod echo;
 pub mod fast;
 pub mod filter;
 mod flow;

@@ -6,11 +6,11 @@ use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow
 
 use crate::address::Address;
 use crate::begin::{Begun, begin, begin_from_node, is_service_address, masquerade, needs_masquerade};
+use crate::echo::{self, Echo};
 use crate::flow;
 use crate::fragment::read_ports;
-use crate::icmp::{Icmp, translate_error};
+use crate::icmp::translate_error;
 use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork};
-use crate::refuse::Refuse;
 use crate::rewrite::{swap_ethernet, translate};
 use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
 use crate::verdict::give_up;
@@ -40,8 +40,8 @@ pub(crate) fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
     packet.load(12).map(u16::from_be_bytes)
 }
 
-trait Translated: ParseNetwork + Refuse + Icmp {}
-impl<A: ParseNetwork + Refuse + Icmp> Translated for A {}
+trait Translated: ParseNetwork + Echo {}
+impl<A: ParseNetwork + Echo> Translated for A {}
 
 /// Out of line, one function for each family: their variables would not fit on one kernel stack side by side.
 #[inline(never)]
@@ -55,10 +55,10 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     if class == 0 {
         return Action::Pass;
     }
-    if !translatable(headers.key.protocol) {
-        return errors_only(packet, tables, &headers);
-    }
     let to_frontend = class & address_class::FRONTEND != 0;
+    if !translatable(headers.key.protocol) {
+        return control(packet, tables, &mut headers, to_frontend);
+    }
     if read_ports(packet, tables, &mut headers).is_none() {
         let cut_off = headers.end > packet.length() || headers.fragment != Fragment::Later;
         let reason = if cut_off { DropReason::Malformed } else { DropReason::FragmentUnknown };
@@ -92,13 +92,14 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     side: Side,
 ) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Action::Pass };
-    if !translatable(headers.key.protocol) {
-        return errors_only(packet, tables, &headers);
-    }
     let destination_class = tables.address_class(headers.key.destination);
-    let class = tables.address_class(headers.key.source) | destination_class;
     // What leaves by an uplink for a service address may come from the node itself: it passed no interface yet.
     let from_node = side == Side::Uplink && destination_class & address_class::FRONTEND != 0;
+    if !translatable(headers.key.protocol) {
+        let own = from_node && headers.key.source == tables.node_address();
+        return control(packet, tables, &mut headers, own);
+    }
+    let class = tables.address_class(headers.key.source) | destination_class;
     if class & address_class::BACKEND == 0 && !from_node {
         return Action::Pass;
     }
@@ -123,17 +124,23 @@ pub(crate) fn translatable(protocol: Protocol) -> bool {
     protocol == Protocol::TCP || protocol == Protocol::UDP
 }
 
-/// Of other protocols only ICMP errors concern us, which may come from any router.
+/// Of other protocols only ICMP concerns us: errors, which may come from any router, and pings to service addresses.
 #[inline(always)]
-fn errors_only<A: Translated, P: Packet, T: FamilyTables<A>>(
+fn control<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
-    headers: &Headers<A>,
+    headers: &mut Headers<A>,
+    to_frontend: bool,
 ) -> Action {
-    if headers.key.protocol == A::PROTOCOL && headers.fragment == Fragment::Whole {
-        translate_error(packet, tables, headers)
-    } else {
-        Action::Pass
+    if headers.key.protocol != A::PROTOCOL {
+        return Action::Pass;
+    }
+    if to_frontend && let Some(action) = echo::answer(packet, tables, headers) {
+        return action;
+    }
+    match headers.fragment {
+        Fragment::Whole => translate_error(packet, tables, headers),
+        _ => Action::Pass,
     }
 }
 
