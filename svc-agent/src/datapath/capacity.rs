@@ -7,7 +7,7 @@ use svc_common::map;
 use super::load::{Capacities, LoadError, is_missing};
 use super::pin::PinDir;
 
-/// An entry of each family takes about 250 bytes together: less than a hundredth of the memory.
+/// An entry of each family takes about 300 bytes together: less than a hundredth of the memory.
 const MEMORY_PER_ENTRY: u64 = 32 * 1024;
 const LEAST: u64 = 1 << 16;
 const MOST: u64 = 1 << 20;
