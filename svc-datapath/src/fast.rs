@@ -6,6 +6,7 @@ use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow
 
 use crate::address::Address;
 use crate::flow;
+use crate::gone::is_to_be_reset;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork, opens, parse_transport};
 use crate::rewrite::{RewriteNetwork, translate};
 use crate::tables::{Action, FamilyTables, Packet, Side, Tables};
@@ -85,7 +86,7 @@ fn read_plain<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Op
     let plain = headers.transport_offset == A::TRANSPORT_OFFSET
         && headers.fragment == Fragment::Whole
         && headers.end <= packet.length()
-        && translatable(headers.key.protocol);
+        && matches!(headers.key.protocol, Protocol::TCP | Protocol::UDP);
     if !plain {
         return None;
     }
@@ -102,7 +103,7 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     flow: &Flow<A>,
     now: u32,
 ) -> Option<Action> {
-    if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 {
+    if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 || is_to_be_reset(tables, flow) {
         return None;
     }
     if let Some(state) = flow::news(flow, headers.tcp_flags, now) {

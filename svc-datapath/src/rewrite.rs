@@ -60,7 +60,8 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
     flow: &Flow<A>,
 ) -> Result<(), RewriteError> {
     let (key, transport_offset) = (&headers.key, headers.transport_offset);
-    let has_transport = headers.fragment != Fragment::Later;
+    // SCTP's checksum is none of our business (see `sctp`).
+    let has_checksum = headers.fragment != Fragment::Later && key.protocol != Protocol::SCTP;
     let checksum_at = checksum_offset(key.protocol, transport_offset);
     let zero_is_none = key.protocol == Protocol::UDP;
     if flow.ops & flow_op::ADDRESSES != 0 {
@@ -68,14 +69,14 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
             checksum::difference(flow.source.sum(), key.source.sum()),
             checksum::difference(flow.destination.sum(), key.destination.sum()),
         );
-        if has_transport {
+        if has_checksum {
             packet.update_checksum(checksum_at, difference, ChecksumPart::PseudoHeader, zero_is_none)?;
         } else if !A::HEADER_CHECKSUM {
             packet.change_sum(difference);
         }
         A::store_addresses(packet, ETHERNET_LENGTH, flow.source, flow.destination, difference)?;
     }
-    if has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port) {
+    if has_checksum && (flow.source_port != key.source_port || flow.destination_port != key.destination_port) {
         let difference = checksum::add(
             checksum::difference(flow.source_port.0 as u32, key.source_port.0 as u32),
             checksum::difference(flow.destination_port.0 as u32, key.destination_port.0 as u32),

@@ -110,6 +110,7 @@ impl State {
                 (flow_op::TURN_BACK, "turn_back"),
                 (flow_op::REROUTE, "reroute"),
                 (flow_op::ADDRESSES, "addresses"),
+                (flow_op::RESET_WHEN_GONE, "reset_when_gone"),
             ];
             let service = match flow.service {
                 u32::MAX => "no service".to_owned(),

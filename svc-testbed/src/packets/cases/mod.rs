@@ -4,12 +4,14 @@ mod choice;
 mod clash;
 mod echo;
 mod errors;
+mod gone;
 mod hairpin;
 mod headers;
 mod limits;
 mod node;
 mod pass;
 mod refused;
+mod sctp;
 mod tcp;
 mod udp;
 mod uplink;
@@ -35,6 +37,8 @@ pub fn all() -> Vec<Case> {
     [
         pass::cases(),
         tcp::cases(),
+        gone::cases(),
+        sctp::cases(),
         udp::cases(),
         refused::cases(),
         choice::cases(),
