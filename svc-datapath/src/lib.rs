@@ -1,5 +1,5 @@
 //! Packet logic of the Service dataplane, generic over small traits, so that the same code runs in the kernel and in
-//! tests. No I/O, no clock, no maps of its own. Entry points: [`fast`], then [`tc`] for packets,
+//! tests. No I/O, no clock, no maps of its own. Entry points: [`fast`], then [`tc`] for packets ([`hold`] before it for fragments),
 //! [`socket`] for socket hooks.
 //! Neighbours: `svc-common` (layouts), `svc-ebpf` (kernel side of the traits), `svc-testbed` (native side).
 #![no_std]
@@ -14,6 +14,7 @@ pub mod filter;
 mod flow;
 mod fragment;
 mod gone;
+pub mod hold;
 mod icmp;
 mod parse;
 mod refuse;
@@ -28,4 +29,6 @@ mod verdict;
 pub use address::Address;
 pub use flow::UDP_IDLE_SECONDS;
 pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-pub use tables::{Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Side, Tables};
+pub use tables::{
+    Action, ChecksumPart, Counted, FamilyTables, Fragments, InsertError, Packet, RewriteError, Side, Tables,
+};

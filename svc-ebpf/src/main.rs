@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod fragments;
 mod maps;
 mod packet;
 mod route;
@@ -16,6 +17,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use svc_common::tail_call;
+use svc_datapath::hold::{self, Step};
 use svc_datapath::{Action, Side, fast, tc};
 
 use crate::packet::{TcPacket, interface};
@@ -29,8 +31,14 @@ pub fn pod_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     match fast::ingress(&mut packet, &KernelTables) {
         Some(action) => depart(&context, &packet, action, 0),
-        None => continue_with(&context, tail_call::POD_INGRESS_SLOW),
+        None => continue_with(&context, either(&packet, tail_call::POD_INGRESS_FRAGMENT, tail_call::POD_INGRESS_SLOW)),
     }
+}
+
+#[classifier]
+pub fn pod_ingress_fragment(context: TcContext) -> i32 {
+    let step = hold::ingress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::POD_INGRESS_SLOW)
 }
 
 #[classifier]
@@ -45,8 +53,14 @@ pub fn pod_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     match fast::egress(&mut packet, &KernelTables, Side::Pod) {
         Some(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        None => continue_with(&context, tail_call::POD_EGRESS_SLOW),
+        None => continue_with(&context, either(&packet, tail_call::POD_EGRESS_FRAGMENT, tail_call::POD_EGRESS_SLOW)),
     }
+}
+
+#[classifier]
+pub fn pod_egress_fragment(context: TcContext) -> i32 {
+    let step = hold::egress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::POD_EGRESS_SLOW)
 }
 
 #[classifier]
@@ -61,8 +75,16 @@ pub fn uplink_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     match fast::ingress(&mut packet, &KernelTables) {
         Some(action) => depart(&context, &packet, action, 0),
-        None => continue_with(&context, tail_call::UPLINK_INGRESS_SLOW),
+        None => {
+            continue_with(&context, either(&packet, tail_call::UPLINK_INGRESS_FRAGMENT, tail_call::UPLINK_INGRESS_SLOW))
+        }
     }
+}
+
+#[classifier]
+pub fn uplink_ingress_fragment(context: TcContext) -> i32 {
+    let step = hold::ingress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::UPLINK_INGRESS_SLOW)
 }
 
 #[classifier]
@@ -77,8 +99,16 @@ pub fn uplink_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     match fast::egress(&mut packet, &KernelTables, Side::Uplink) {
         Some(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        None => continue_with(&context, tail_call::UPLINK_EGRESS_SLOW),
+        None => {
+            continue_with(&context, either(&packet, tail_call::UPLINK_EGRESS_FRAGMENT, tail_call::UPLINK_EGRESS_SLOW))
+        }
     }
+}
+
+#[classifier]
+pub fn uplink_egress_fragment(context: TcContext) -> i32 {
+    let step = hold::egress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::UPLINK_EGRESS_SLOW)
 }
 
 #[classifier]
@@ -86,6 +116,20 @@ pub fn uplink_egress_slow(context: TcContext) -> i32 {
     let mut packet = TcPacket::new(&context);
     let action = tc::egress(&mut packet, &KernelTables, Side::Uplink);
     depart(&context, &packet, action, BPF_F_INGRESS as u64)
+}
+
+/// What a packet goes on with: fragments have to come in order.
+#[inline(always)]
+fn either(packet: &TcPacket<'_>, fragment: u32, other: u32) -> u32 {
+    if hold::is_fragment(packet) { fragment } else { other }
+}
+
+#[inline(always)]
+fn go_on(context: &TcContext, step: Step, slow: u32) -> i32 {
+    match step {
+        Step::Proceed => continue_with(context, slow),
+        Step::Gone => TC_ACT_SHOT,
+    }
 }
 
 /// Goes on in another program; does not come back, unless that is missing: then this packet is nobody's business.

@@ -1,5 +1,6 @@
 //! The dataplane as ordinary code: `svc_datapath` on memory. Neighbours: [`super::runner`] plays cases on it.
 
+use svc_datapath::hold::{self, Step};
 use svc_datapath::{Action, Side, fast, tc};
 
 use super::case::{Case, Hook, Outcome};
@@ -10,14 +11,24 @@ use super::state::State;
 use super::tables::MemoryTables;
 use super::world::Change;
 
-/// Sends one packet through the logic of a hook.
-pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
+/// Sends one packet through the logic of a hook. `None`: it is held, or sent again (see
+/// [`MemoryTables::take_sent_again`]).
+pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Option<Action> {
     let fast = match hook {
         Hook::PodIngress | Hook::UplinkIngress => fast::ingress(packet, tables),
         Hook::PodEgress => fast::egress(packet, tables, Side::Pod),
         Hook::UplinkEgress => fast::egress(packet, tables, Side::Uplink),
     };
-    fast.unwrap_or_else(|| run_slow(hook, packet, tables))
+    if fast.is_none() && hold::is_fragment(packet) {
+        let step = match hook {
+            Hook::PodIngress | Hook::UplinkIngress => hold::ingress(packet, tables),
+            Hook::PodEgress | Hook::UplinkEgress => hold::egress(packet, tables),
+        };
+        if step == Step::Gone {
+            return None;
+        }
+    }
+    fast.or_else(|| Some(run_slow(hook, packet, tables)))
 }
 
 /// The complete path, without its shortcut.
@@ -41,9 +52,10 @@ impl Dataplane for MemoryTables {
 
     fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, _unsummed: bool) -> Result<Outcome, String> {
         Ok(match run(hook, packet, self) {
-            Action::Pass => Outcome::Pass,
-            Action::Drop(reason) => Outcome::Drop(Some(reason)),
-            Action::TurnBack | Action::Reroute => Outcome::Redirect,
+            Some(Action::Pass) => Outcome::Pass,
+            Some(Action::Drop(reason)) => Outcome::Drop(Some(reason)),
+            Some(Action::TurnBack | Action::Reroute) => Outcome::Redirect,
+            None => Outcome::Drop(None),
         })
     }
 }

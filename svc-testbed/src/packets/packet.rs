@@ -1,7 +1,7 @@
 //! A packet in memory with Linux's rules for transport checksums, and a switch to make any change of it fail.
 //! Must not know protocols. Neighbours: [`super::frame`] makes packets, `svc_datapath::Packet` is what it implements.
 
-use svc_datapath::{ChecksumPart, Packet, RewriteError};
+use svc_datapath::{ChecksumPart, ETHERNET_LENGTH, Packet, RewriteError};
 
 /// State of the transport checksum (`skb->ip_summed`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +78,13 @@ impl MemoryPacket {
             }
         }
         bytes
+    }
+
+    /// Another packet behind the same Ethernet header.
+    pub fn replace_network(&mut self, packet: &[u8]) {
+        self.bytes.truncate(ETHERNET_LENGTH);
+        self.bytes.extend_from_slice(packet);
+        self.offload = Offload::Complete;
     }
 
     fn change(&mut self) -> Result<(), RewriteError> {

@@ -4,6 +4,7 @@ mod choice;
 mod clash;
 mod echo;
 mod errors;
+mod fragments;
 mod gone;
 mod hairpin;
 mod headers;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Case> {
         errors::cases(),
         echo::cases(),
         headers::cases(),
+        fragments::cases(),
         limits::cases(),
     ]
     .into_iter()
