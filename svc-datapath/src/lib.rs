@@ -8,6 +8,7 @@
 mod address;
 mod begin;
 pub mod checksum;
+mod direct;
 mod echo;
 pub mod fast;
 pub mod filter;
@@ -30,5 +31,5 @@ pub use address::Address;
 pub use flow::UDP_IDLE_SECONDS;
 pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 pub use tables::{
-    Action, ChecksumPart, Counted, FamilyTables, Fragments, InsertError, Packet, RewriteError, Side, Tables,
+    Action, ChecksumPart, Counted, FamilyTables, Fragments, InsertError, Packet, RewriteError, Scratch, Side, Tables,
 };

@@ -10,7 +10,7 @@ use svc_datapath::Action;
 use svc_testbed::packets::case::{Case, Hook, Outcome, Output, Step, case, resolve};
 use svc_testbed::packets::cases;
 use svc_testbed::packets::frame::{Checksums, Frame, raw, tcp, udp};
-use svc_testbed::packets::native;
+use svc_testbed::packets::native::{self, Done};
 use svc_testbed::packets::oracle;
 use svc_testbed::packets::packet::{MemoryPacket, Offload};
 use svc_testbed::packets::show;
@@ -65,9 +65,9 @@ fn holds_when_cut(hook: Hook, cut: &[u8], tables: &MemoryTables) -> bool {
     let action = native::run(hook, &mut packet, &tables);
     let changes = before.changes(&tables.state());
     match action {
-        Some(Action::Pass) => packet.bytes() == cut && changes.is_empty(),
-        Some(Action::Drop(DropReason::Malformed)) => changes == ["drops: malformed +1"],
-        Some(Action::Drop(DropReason::FragmentUnknown)) => changes == ["drops: fragment_unknown +1"],
+        Done::Action(Action::Pass) => packet.bytes() == cut && changes.is_empty(),
+        Done::Action(Action::Drop(DropReason::Malformed)) => changes == ["drops: malformed +1"],
+        Done::Action(Action::Drop(DropReason::FragmentUnknown)) => changes == ["drops: fragment_unknown +1"],
         _ => false,
     }
 }
@@ -108,7 +108,7 @@ fn every_change_refused_by_the_kernel() {
                 let mut packet = packet.clone();
                 packet.fail_from(change);
                 let action = native::run(hook, &mut packet, &tables.clone());
-                if action != Some(Action::Drop(DropReason::RewriteFailed)) {
+                if action != Action::Drop(DropReason::RewriteFailed) {
                     let _ = writeln!(wrong, "case '{}' at {hook:?}: change {change} refused: {action:?}", case.name);
                 }
             }
@@ -123,7 +123,7 @@ fn ports_that_stand_for_the_node_are_not_those_of_its_sockets() {
     let tables = MemoryTables::new(world.changes(), &[]);
     for port in 1025..1525 {
         let mut packet = tcp(&format!("10.244.3.46:{port}"), "10.96.0.20:80").syn(1).packet(Checksums::Complete);
-        assert_eq!(native::run(Hook::PodIngress, &mut packet, &tables), Some(Action::TurnBack));
+        assert_eq!(native::run(Hook::PodIngress, &mut packet, &tables), Action::TurnBack);
         let shown = svc_testbed::packets::runner::source_port(packet.bytes()).unwrap();
         // net.ipv4.ip_local_port_range ends at 60999.
         assert!(shown >= 61_000, "port {shown} may belong to a socket of the node");
@@ -136,9 +136,9 @@ fn deliver(hook: Hook, frame: &Frame, tables: &MemoryTables, arrived: &mut Vec<V
     while let Some(bytes) = queue.pop_front() {
         let mut packet = MemoryPacket::new(bytes, Offload::Complete, false);
         match native::run(hook, &mut packet, tables) {
-            Some(Action::Pass) => arrived.push(packet.finish()),
-            Some(other) => panic!("{other:?}: {}", show::summary(packet.bytes())),
-            None => queue.extend(tables.take_sent_again().into_iter().map(|(_, bytes)| bytes)),
+            Done::Action(Action::Pass) => arrived.push(packet.finish()),
+            Done::Gone => queue.extend(tables.take_sent_again().into_iter().map(|(_, bytes)| bytes)),
+            other => panic!("{other:?}: {}", show::summary(packet.bytes())),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The dataplane as ordinary code: `svc_datapath` on memory. Neighbours: [`super::runner`] plays cases on it.
 
+use svc_common::Hop;
+use svc_datapath::fast::{self, Fast};
 use svc_datapath::hold::{self, Step};
-use svc_datapath::{Action, Side, fast, tc};
+use svc_datapath::{Action, Scratch, Side, tc};
 
 use super::case::{Case, Hook, Outcome};
 use super::frame::Checksums;
@@ -11,33 +13,64 @@ use super::state::State;
 use super::tables::MemoryTables;
 use super::world::Change;
 
-/// Sends one packet through the logic of a hook. `None`: it is held, or sent again (see
-/// [`MemoryTables::take_sent_again`]).
-pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Option<Action> {
-    let fast = match hook {
-        Hook::PodIngress | Hook::UplinkIngress => fast::ingress(packet, tables),
+/// What a hook did with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    Action(Action),
+    Forward(Hop),
+    /// It is held, or was sent again (see [`MemoryTables::take_sent_again`]).
+    Gone,
+}
+
+impl PartialEq<Action> for Done {
+    fn eq(&self, action: &Action) -> bool {
+        *self == Self::Action(*action)
+    }
+}
+
+/// Sends one packet through the logic of a hook.
+pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done {
+    packet.set_hops(tables.hops());
+    let fast = |packet: &mut MemoryPacket| match hook {
+        Hook::PodIngress => fast::ingress(packet, tables, Side::Pod),
+        Hook::UplinkIngress => fast::ingress(packet, tables, Side::Uplink),
         Hook::PodEgress => fast::egress(packet, tables, Side::Pod),
         Hook::UplinkEgress => fast::egress(packet, tables, Side::Uplink),
     };
-    if fast.is_none() && hold::is_fragment(packet) {
-        let step = match hook {
-            Hook::PodIngress | Hook::UplinkIngress => hold::ingress(packet, tables),
-            Hook::PodEgress | Hook::UplinkEgress => hold::egress(packet, tables),
+    let mut entered = false;
+    loop {
+        return match fast(packet) {
+            Fast::Done(action) => Done::Action(action),
+            Fast::Forward(hop) => Done::Forward(hop),
+            Fast::Slow if hold(hook, packet, tables) == Step::Gone => Done::Gone,
+            Fast::Slow => match run_slow(hook, packet, tables) {
+                Action::Again => {
+                    assert!(!std::mem::replace(&mut entered, true), "a flow was entered twice for one packet");
+                    continue;
+                }
+                action => Done::Action(action),
+            },
         };
-        if step == Step::Gone {
-            return None;
-        }
     }
-    fast.or_else(|| Some(run_slow(hook, packet, tables)))
+}
+
+/// Fragments wait for the first of their datagram.
+fn hold(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Step {
+    match hook {
+        _ if !hold::is_fragment(packet) => Step::Proceed,
+        Hook::PodIngress | Hook::UplinkIngress => hold::ingress(packet, tables),
+        Hook::PodEgress | Hook::UplinkEgress => hold::egress(packet, tables),
+    }
 }
 
 /// The complete path, without its shortcut.
 pub fn run_slow(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
+    let scratch = &mut Scratch::default();
     match hook {
-        Hook::PodIngress => tc::ingress(packet, tables, Side::Pod),
-        Hook::UplinkIngress => tc::ingress(packet, tables, Side::Uplink),
-        Hook::PodEgress => tc::egress(packet, tables, Side::Pod),
-        Hook::UplinkEgress => tc::egress(packet, tables, Side::Uplink),
+        Hook::PodIngress => tc::ingress(packet, tables, Side::Pod, scratch),
+        Hook::UplinkIngress => tc::ingress(packet, tables, Side::Uplink, scratch),
+        Hook::PodEgress => tc::egress(packet, tables, Side::Pod, scratch),
+        Hook::UplinkEgress => tc::egress(packet, tables, Side::Uplink, scratch),
     }
 }
 
@@ -52,10 +85,10 @@ impl Dataplane for MemoryTables {
 
     fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, _unsummed: bool) -> Result<Outcome, String> {
         Ok(match run(hook, packet, self) {
-            Some(Action::Pass) => Outcome::Pass,
-            Some(Action::Drop(reason)) => Outcome::Drop(Some(reason)),
-            Some(Action::TurnBack | Action::Reroute) => Outcome::Redirect,
-            None => Outcome::Drop(None),
+            Done::Action(Action::Pass) => Outcome::Pass,
+            Done::Action(Action::Drop(reason)) => Outcome::Drop(Some(reason)),
+            Done::Action(Action::TurnBack | Action::Reroute | Action::Again) | Done::Forward(_) => Outcome::Redirect,
+            Done::Gone => Outcome::Drop(None),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod choice;
 mod clash;
+mod direct;
 mod echo;
 mod errors;
 mod fragments;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Case> {
         headers::cases(),
         fragments::cases(),
         limits::cases(),
+        direct::cases(),
     ]
     .into_iter()
     .flatten()
