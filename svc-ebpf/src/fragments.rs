@@ -45,7 +45,8 @@ impl Fragments<TcPacket<'_>> for KernelTables {
             }
             (*scratch).length = length;
             (*scratch).since = now;
-            maps::HELD_FRAGMENTS.insert(key, &*scratch, BPF_NOEXIST as u64).is_ok()
+            let held: &HeldFragment = &*scratch;
+            maps::HELD_FRAGMENTS.insert(key, held, BPF_NOEXIST as u64).is_ok()
         }
     }
 
