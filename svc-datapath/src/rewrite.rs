@@ -64,8 +64,7 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
     let checksum_at = checksum_offset(key.protocol, transport_offset);
     let zero_is_none = key.protocol == Protocol::UDP;
     let addresses = flow.ops & flow_op::ADDRESSES != 0;
-    let ports =
-        has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port);
+    let ports = has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port);
     let address_difference = checksum::add(
         checksum::difference(flow.source.sum(), key.source.sum()),
         checksum::difference(flow.destination.sum(), key.destination.sum()),
