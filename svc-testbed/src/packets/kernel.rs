@@ -54,6 +54,7 @@ pub struct Kernel {
     fragments: HashMap<MapData, FragmentKey, FragmentPorts>,
     held: HashMap<MapData, HeldKey, HeldFragment>,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    first_counters: PerCpuArray<MapData, ServiceCounters>,
     drops: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     programs: StdHashMap<Hook, ProgramFd>,
@@ -109,6 +110,7 @@ impl Kernel {
             fragments: take(map::FRAGMENTS)?.try_into()?,
             held: take(map::HELD_FRAGMENTS)?.try_into()?,
             counters: take(map::SERVICE_COUNTERS)?.try_into()?,
+            first_counters: take(map::SERVICE_COUNTERS_FIRST)?.try_into()?,
             drops: take(map::DROP_COUNTERS)?.try_into()?,
             events: take(map::EVENTS)?.try_into()?,
             programs,
@@ -141,6 +143,10 @@ impl Kernel {
         self.config.set(0, Config::default(), 0)?;
         let [filter, services, slots, backends] = std::mem::take(&mut self.used);
         filter.iter().try_for_each(|index| self.filter.set(*index, 0, 0))?;
+        for index in &services {
+            let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus])?;
+            self.first_counters.set(*index, zeros, 0)?;
+        }
         services.iter().try_for_each(|index| self.services.set(*index, ServiceEntry::default(), 0))?;
         slots.iter().try_for_each(|index| self.slots.set(*index, BackendRef::NONE, 0))?;
         backends.iter().try_for_each(|index| self.backends.set(*index, BackendEntry::default(), 0))?;
@@ -250,8 +256,13 @@ impl Kernel {
         for (key, held) in self.held.iter().collect::<Result<Vec<_>, _>>()? {
             state.add_held(&key, held.length as usize, age(held.since));
         }
-        for (service, cpus) in self.counters.iter().collect::<Result<Vec<_>, _>>()? {
-            cpus.iter().for_each(|counters| state.add_counters(service, counters));
+        let mut counters = self.counters.iter().collect::<Result<Vec<_>, _>>()?;
+        for service in &self.used[1] {
+            counters.push((*service, self.first_counters.get(service, 0)?));
+        }
+        for (service, cpus) in counters {
+            let counting = cpus.iter().filter(|counters| **counters != ServiceCounters::default());
+            counting.for_each(|counters| state.add_counters(service, counters));
         }
         for reason in DropReason::ALL {
             let count: u64 = self.drops.get(&(*reason as u32), 0)?.iter().sum();
