@@ -102,6 +102,8 @@ abi!(ServiceEntry, 64);
 pub mod service_flag {
     /// The slot is chosen by a hash of the client instead of a random number: the slots are a Maglev table.
     pub const HASH: u32 = 1 << 0;
+    /// Established TCP connections to an endpoint that is gone are reset.
+    pub const RESET_WHEN_GONE: u32 = 1 << 1;
 }
 
 /// Names one use of a backend index: index in the low half, generation in the high half. Zero names nothing.

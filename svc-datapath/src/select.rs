@@ -3,7 +3,7 @@
 
 use svc_common::{
     AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Flow, FlowKey, FrontendKey, Port,
-    Protocol, ServiceEntry, Verdict, backend_flag, service_flag,
+    Protocol, ServiceEntry, Verdict, backend_flag, flow_op, service_flag,
 };
 
 use crate::address::Address;
@@ -58,7 +58,11 @@ pub fn select<A: Address, T: Tables + FamilyTables<A>>(
         flow.service = index;
     }
     match verdict {
-        Verdict::FORWARD => {}
+        Verdict::FORWARD => {
+            if service.flags & service_flag::RESET_WHEN_GONE != 0 && key.protocol == Protocol::TCP {
+                flow.ops |= flow_op::RESET_WHEN_GONE;
+            }
+        }
         Verdict::REJECT => return Selected::Reject,
         Verdict::DROP => return Selected::Drop(DropReason::NoLocalEndpoint),
         _ => return Selected::NotAService,
