@@ -24,7 +24,8 @@ fn chains_on_forward_are_found_and_others_are_not() {
                  chain idle { type filter hook forward priority 1; }
                  chain input { type filter hook input priority 0; policy drop; tcp dport 22 accept; }
              }
-             table ip legacy { chain later { type filter hook forward priority 5; counter; } }");
+             table ip legacy { chain later { type filter hook forward priority 5; counter; }
+             }");
         (before, forward_chains().unwrap())
     });
     let (before, mut after) = found.join().unwrap();
