@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use crate::{Lab, Machine, process::Process, wait};
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How to run the agent. Everything has the default that fits the lab.
@@ -22,6 +22,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 pub struct AgentOptions {
     pub binary: PathBuf,
     pub manifests: PathBuf,
+    /// Follow an API server instead
+    pub kubeconfig: Option<PathBuf>,
     /// `all`, `host` or `off`
     pub socket_lb: String,
     /// More arguments of `svc-agent run`
@@ -40,6 +42,7 @@ impl AgentOptions {
         Self {
             binary: binary.into(),
             manifests: manifests.into(),
+            kubeconfig: None,
             socket_lb: "all".to_owned(),
             extra: Vec::new(),
             environment: Vec::new(),
@@ -48,6 +51,12 @@ impl AgentOptions {
 
     pub fn socket_lb(mut self, mode: &str) -> Self {
         self.socket_lb = mode.to_owned();
+        self
+    }
+
+    /// Follows the API server that the file names, instead of manifests.
+    pub fn kubeconfig(mut self, file: impl Into<PathBuf>) -> Self {
+        self.kubeconfig = Some(file.into());
         self
     }
 
@@ -97,7 +106,10 @@ impl AgentProcess {
         // The agent makes its own directory below the root; the root itself is the administrator's.
         std::fs::create_dir_all(&bpf_root).with_context(|| format!("cannot create {}", bpf_root.display()))?;
         let mut arguments = vec![format!("--node-name={node}")];
-        arguments.push(format!("--manifests={}", options.manifests.display()));
+        arguments.push(match &options.kubeconfig {
+            Some(file) => format!("--kubeconfig={}", file.display()),
+            None => format!("--manifests={}", options.manifests.display()),
+        });
         arguments.push(format!("--pod-interfaces={}", lab.pod_interfaces()));
         arguments.push(format!("--uplinks={}", lab.uplinks()));
         arguments.push(format!("--cluster-cidr={}", lab.cluster_cidrs().join(",")));
