@@ -136,7 +136,7 @@ fn memory_bar(services: u32) -> Option<f64> {
     }
 }
 
-/// Series by what they are about, in the order they first appear.
+/// One series for each thing that is measured, in the order they first appear.
 struct Samples {
     services: u32,
     series: Vec<Series>,
@@ -147,15 +147,22 @@ impl Samples {
         Self { services, series: Vec::new() }
     }
 
-    fn add(&mut self, metric: &str, unit: &str, bar: Option<f64>, sample: f64) {
-        if let Some(series) = self.series.iter_mut().find(|series| series.metric == metric) {
+    fn add(&mut self, what: &str, unit: &str, bar: Option<f64>, sample: f64) {
+        if let Some(series) = self.series.iter_mut().find(|series| series.group == what) {
             series.samples.push(sample);
             return;
         }
+        let metric = match unit {
+            "ms" => "latency",
+            "s" => "time",
+            "MiB" => "memory",
+            _ => "CPU",
+        };
         self.series.push(Series {
-            group: String::new(),
+            group: what.to_owned(),
             subject: format!("{} services", self.services),
-            metric: metric.to_owned(),
+            // Pictures have one scale for each metric.
+            metric: format!("{metric} ({unit})"),
             unit: unit.to_owned(),
             better: Better::Lower,
             x: None,
