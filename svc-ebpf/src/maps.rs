@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6,
-    ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, tail_call,
+    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, tail_call,
 };
 use svc_datapath::Scratch;
 
@@ -41,10 +41,18 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_m
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
+pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> = LruHashMap::with_max_entries(1024, 0);
+/// Where a fragment is put together before it is held: it has no room on the stack.
+#[map]
+pub static FRAGMENT_SCRATCH: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 pub static SERVICE_COUNTERS: PerCpuHashMap<u32, ServiceCounters> =
     PerCpuHashMap::with_max_entries(SERVICES_MAX, BPF_F_NO_PREALLOC);
+/// Counters of the services with the lowest indexes; SERVICE_COUNTERS has the others. The agent sets the size.
+#[map]
+pub static SERVICE_COUNTERS_FIRST: PerCpuArray<ServiceCounters> = PerCpuArray::with_max_entries(4_096, 0);
 #[map]
 pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT, 0);
 #[map]

@@ -13,8 +13,9 @@ use aya::programs::{ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
-    Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6,
-    ServiceCounters, ServiceEntry, interface_flag, map, program, tail_call,
+    Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts,
+    FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey, ServiceCounters, ServiceEntry, interface_flag, map, program,
+    tail_call,
 };
 use svc_datapath::filter;
 
@@ -51,7 +52,10 @@ pub struct Kernel {
     flows_v4: HashMap<MapData, FlowKeyV4, FlowEntryV4>,
     flows_v6: HashMap<MapData, FlowKeyV6, FlowEntryV6>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
+    fragments: HashMap<MapData, FragmentKey, FragmentPorts>,
+    held: HashMap<MapData, HeldKey, HeldFragment>,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    first_counters: PerCpuArray<MapData, ServiceCounters>,
     drops: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     programs: StdHashMap<Hook, ProgramFd>,
@@ -106,7 +110,10 @@ impl Kernel {
             flows_v4: take(map::FLOWS_V4)?.try_into()?,
             flows_v6: take(map::FLOWS_V6)?.try_into()?,
             affinity: take(map::AFFINITY)?.try_into()?,
+            fragments: take(map::FRAGMENTS)?.try_into()?,
+            held: take(map::HELD_FRAGMENTS)?.try_into()?,
             counters: take(map::SERVICE_COUNTERS)?.try_into()?,
+            first_counters: take(map::SERVICE_COUNTERS_FIRST)?.try_into()?,
             drops: take(map::DROP_COUNTERS)?.try_into()?,
             events: take(map::EVENTS)?.try_into()?,
             programs,
@@ -123,6 +130,8 @@ impl Kernel {
         clear(&mut self.flows_v4)?;
         clear(&mut self.flows_v6)?;
         clear(&mut self.affinity)?;
+        clear(&mut self.fragments)?;
+        clear(&mut self.held)?;
         for key in self.counters.keys().collect::<Result<Vec<_>, _>>()? {
             self.counters.remove(&key)?;
         }
@@ -137,6 +146,10 @@ impl Kernel {
         self.config.set(0, Config::default(), 0)?;
         let [filter, services, slots, backends] = std::mem::take(&mut self.used);
         filter.iter().try_for_each(|index| self.filter.set(*index, 0, 0))?;
+        for index in &services {
+            let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus])?;
+            self.first_counters.set(*index, zeros, 0)?;
+        }
         services.iter().try_for_each(|index| self.services.set(*index, ServiceEntry::default(), 0))?;
         slots.iter().try_for_each(|index| self.slots.set(*index, BackendRef::NONE, 0))?;
         backends.iter().try_for_each(|index| self.backends.set(*index, BackendEntry::default(), 0))?;
@@ -234,6 +247,10 @@ impl Kernel {
             value.last_seen = value.last_seen.wrapping_sub(seconds);
             self.affinity.insert(key, value, 0)?;
         }
+        for (key, mut value) in self.held.iter().collect::<Result<Vec<_>, _>>()? {
+            value.since = value.since.wrapping_sub(seconds);
+            self.held.insert(key, value, 0)?;
+        }
         Ok(())
     }
 
@@ -246,8 +263,16 @@ impl Kernel {
         for (key, value) in self.affinity.iter().collect::<Result<Vec<_>, _>>()? {
             state.add_affinity(&key, &value, age(value.last_seen));
         }
-        for (service, cpus) in self.counters.iter().collect::<Result<Vec<_>, _>>()? {
-            cpus.iter().for_each(|counters| state.add_counters(service, counters));
+        for (key, held) in self.held.iter().collect::<Result<Vec<_>, _>>()? {
+            state.add_held(&key, held.length as usize, age(held.since));
+        }
+        let mut counters = self.counters.iter().collect::<Result<Vec<_>, _>>()?;
+        for service in &self.used[1] {
+            counters.push((*service, self.first_counters.get(service, 0)?));
+        }
+        for (service, cpus) in counters {
+            let counting = cpus.iter().filter(|counters| **counters != ServiceCounters::default());
+            counting.for_each(|counters| state.add_counters(service, counters));
         }
         for reason in DropReason::ALL {
             let count: u64 = self.drops.get(&(*reason as u32), 0)?.iter().sum();
