@@ -90,7 +90,12 @@ fn frontends_and_markers() {
     broken(&["leaked-service: default/none at 10.96.0.3:80/tcp", "marker: 10.96.0.3"], |maps| {
         maps.delete_frontend(frontend("10.96.0.3:80")).unwrap();
     });
-    broken(&["frontend: 10.96.0.1:80/tcp", "leaked-service: default/web:http at 10.96.0.1:80/tcp"], |maps| {
+    let expected = [
+        "frontend: 10.96.0.1:80/tcp",
+        "leaked-service: default/web:http at 10.96.0.1:80/tcp",
+        "marker: 10.96.0.1: answers pings",
+    ];
+    broken(&expected, |maps| {
         let (other, _) = entry_of(maps, "10.96.0.3:80");
         maps.insert_frontends(&[(frontend("10.96.0.1:80"), other)]).unwrap();
     });
@@ -110,7 +115,9 @@ fn frontends_and_markers() {
 
 #[test]
 fn publication_words_and_slots() {
-    broken(&["publication: default/none at 10.96.0.3:80/tcp: verdict 1 (forward) with 0 slots"], |maps| {
+    let expected =
+        ["publication: default/none at 10.96.0.3:80/tcp: verdict 1 (forward) with 0 slots", "marker: 10.96.0.3"];
+    broken(&expected, |maps| {
         let (index, _) = entry_of(maps, "10.96.0.3:80");
         maps.write_publication(index, Publication::new(Verdict::FORWARD, 0, 0)).unwrap();
     });
@@ -118,11 +125,13 @@ fn publication_words_and_slots() {
         let (index, _) = entry_of(maps, "10.96.0.3:80");
         maps.write_publication(index, Publication::new(Verdict::REJECT, 0, 3)).unwrap();
     });
-    broken(&["publication: default/none at 10.96.0.3:80/tcp: names slots 511 to 511+2, there are 512"], |maps| {
+    let expected =
+        ["publication: default/none at 10.96.0.3:80/tcp: names slots 511 to 511+2, there are 512", "marker: 10.96.0.3"];
+    broken(&expected, |maps| {
         let (index, _) = entry_of(maps, "10.96.0.3:80");
         maps.write_publication(index, Publication::new(Verdict::FORWARD, 511, 2)).unwrap();
     });
-    let shared = ["slot: default/none at 10.96.0.3:80/tcp", "slot-range: default/"];
+    let shared = ["slot: default/none at 10.96.0.3:80/tcp", "slot-range: default/", "marker: 10.96.0.3"];
     broken(&shared, |maps| {
         let (index, _) = entry_of(maps, "10.96.0.3:80");
         let (slot, _) = first_slot(maps, "10.96.0.1:80");

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use svc_common::{
-    ABI_VERSION, AddrV4, AddrV6, BackendEntry, BackendRef, Family, ServiceEntry, Verdict, address_class, backend_flag,
+    ABI_VERSION, AddrV4, AddrV6, BackendEntry, BackendRef, Family, ServiceEntry, Verdict, address_class,
+    address_marker, backend_flag,
 };
 
 use super::report::Report;
@@ -82,19 +83,16 @@ pub(super) fn check(maps: &impl Maps, report: &mut Report) -> Result<Published, 
 
 /// Every frontend leads to the service that repeats it, every service has its frontend, every address its marker.
 fn check_frontends(published: &Published, frontends: &[(Frontend, u32)], report: &mut Report) {
-    let mut markers = BTreeSet::new();
-    let mut addresses = BTreeSet::new();
+    let mut markers = BTreeMap::new();
+    let mut addresses: BTreeMap<Frontend, BTreeSet<u8>> = BTreeMap::new();
     let mut owners = HashMap::new();
     for (frontend, index) in frontends {
         if frontend.is_marker() {
-            markers.insert(*frontend);
-            if *index != u32::MAX {
-                let address = frontend.socket_address().ip();
-                report.note("marker", address, format!("its marker leads to service {index}, must lead nowhere"));
-            }
+            markers.insert(*frontend, *index);
             continue;
         }
-        addresses.insert(frontend.marker());
+        let verdicts = addresses.entry(frontend.marker()).or_default();
+        verdicts.extend(published.services.get(index).map(|entry| entry.publication.verdict().0));
         owners.insert(*frontend, *index);
         match published.services.get(index) {
             Some(entry) if Frontend::of_entry(entry) == *frontend => {}
@@ -111,18 +109,29 @@ fn check_frontends(published: &Published, frontends: &[(Frontend, u32)], report:
             report.note("leaked-service", published.name(*index), format!("no frontend leads to service {index}"));
         }
     }
-    for marker in addresses.difference(&markers) {
-        report.note(
-            "marker",
-            marker.socket_address().ip(),
-            "has frontends but no marker: its other ports are not refused",
-        );
+    for (marker, verdicts) in &addresses {
+        let address = marker.socket_address().ip();
+        // What all services of the address together do with a ping.
+        let wanted = [(Verdict::FORWARD, address_marker::ANSWERS), (Verdict::DROP, address_marker::DROPS)];
+        let wanted = wanted.into_iter().find(|(verdict, _)| verdicts.contains(&verdict.0));
+        let wanted = wanted.map_or(address_marker::REFUSES, |(_, value)| value);
+        match markers.remove(marker) {
+            None => report.note("marker", address, "has frontends but no marker: its other ports are not refused"),
+            Some(found) if found != wanted => {
+                report.note(
+                    "marker",
+                    address,
+                    format!("answers pings as {found:#x} says, its services want {wanted:#x}"),
+                );
+            }
+            Some(_) => {}
+        }
     }
-    for marker in markers.difference(&addresses) {
+    for marker in markers.keys() {
         report.note("marker", marker.socket_address().ip(), "has a marker but no frontend: all its ports are refused");
     }
     report.counts.frontends = owners.len() as u32;
-    report.counts.markers = markers.len() as u32;
+    report.counts.markers = frontends.len() as u32 - owners.len() as u32;
 }
 
 fn check_names(published: &Published, report: &mut Report) {
