@@ -14,16 +14,22 @@ use rustix::process::Signal;
 
 use crate::{Lab, Machine, process::Process, wait};
 
-const START_PATIENCE: Duration = Duration::from_secs(60);
+/// The verifier takes seconds of CPU time, and several agents may start at once.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Where the agent finds its objects.
+#[derive(Clone, Debug)]
+pub enum ObjectSource {
+    Manifests(PathBuf),
+    Kubeconfig(PathBuf),
+}
 
 /// How to run the agent. Everything has the default that fits the lab.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     pub binary: PathBuf,
-    pub manifests: PathBuf,
-    /// Follow an API server instead
-    pub kubeconfig: Option<PathBuf>,
+    pub objects: ObjectSource,
     /// `all`, `host` or `off`
     pub socket_lb: String,
     /// More arguments of `svc-agent run`
@@ -38,11 +44,15 @@ impl AgentOptions {
         Ok(Self::with_binary(locate()?, manifests))
     }
 
+    /// As [`Self::new`], for an API server instead of manifests.
+    pub fn with_kubeconfig(kubeconfig: impl Into<PathBuf>) -> Result<Self> {
+        Ok(Self { objects: ObjectSource::Kubeconfig(kubeconfig.into()), ..Self::new("")? })
+    }
+
     pub fn with_binary(binary: impl Into<PathBuf>, manifests: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
-            manifests: manifests.into(),
-            kubeconfig: None,
+            objects: ObjectSource::Manifests(manifests.into()),
             socket_lb: "all".to_owned(),
             extra: Vec::new(),
             environment: Vec::new(),
@@ -51,12 +61,6 @@ impl AgentOptions {
 
     pub fn socket_lb(mut self, mode: &str) -> Self {
         self.socket_lb = mode.to_owned();
-        self
-    }
-
-    /// Follows the API server that the file names, instead of manifests.
-    pub fn kubeconfig(mut self, file: impl Into<PathBuf>) -> Self {
-        self.kubeconfig = Some(file.into());
         self
     }
 
@@ -106,9 +110,9 @@ impl AgentProcess {
         // The agent makes its own directory below the root; the root itself is the administrator's.
         std::fs::create_dir_all(&bpf_root).with_context(|| format!("cannot create {}", bpf_root.display()))?;
         let mut arguments = vec![format!("--node-name={node}")];
-        arguments.push(match &options.kubeconfig {
-            Some(file) => format!("--kubeconfig={}", file.display()),
-            None => format!("--manifests={}", options.manifests.display()),
+        arguments.push(match &options.objects {
+            ObjectSource::Manifests(directory) => format!("--manifests={}", directory.display()),
+            ObjectSource::Kubeconfig(file) => format!("--kubeconfig={}", file.display()),
         });
         arguments.push(format!("--pod-interfaces={}", lab.pod_interfaces()));
         arguments.push(format!("--uplinks={}", lab.uplinks()));

@@ -81,7 +81,7 @@ fn one_round(plan: &Plan, services: u32, samples: &mut Samples) -> Result<()> {
     server.forget_history();
     let kubeconfig = lab.state_dir().join("kubeconfig");
     fs::write(&kubeconfig, server.kubeconfig()).context("cannot write the kubeconfig")?;
-    let options = AgentOptions::new(lab.state_dir())?.kubeconfig(&kubeconfig);
+    let options = AgentOptions::with_kubeconfig(&kubeconfig)?;
 
     let start = Instant::now();
     let mut agent = AgentProcess::start(&lab, NODE, options)?;
