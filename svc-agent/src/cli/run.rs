@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
 use super::owner::Owner;
 use crate::datapath::maps::{Access, KernelMaps};
-use crate::datapath::{HOOKS, Loaded, NodeAddresses, SocketLb};
+use crate::datapath::{HOOKS, Loaded, SocketLb};
 use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
@@ -98,11 +98,11 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         publisher,
         shared,
         events,
-        uplinks: follower.addresses(),
+        own_addresses: follower.addresses(),
         interfaces: follower.counts(),
         hooks,
         ready: false,
-        written: NodeAddresses::default(),
+        written: None,
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());

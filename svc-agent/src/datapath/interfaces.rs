@@ -23,6 +23,8 @@ pub const DEFAULT_POD_INTERFACES: &[&str] = &[
 pub enum Role {
     Pod,
     Uplink,
+    /// Brings the replies of endpoints that are the node itself to the node's own clients.
+    Loopback,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,15 +34,16 @@ pub enum Direction {
 }
 
 impl Role {
-    pub const ALL: [Self; 2] = [Self::Pod, Self::Uplink];
+    pub const ALL: [Self; 3] = [Self::Pod, Self::Uplink, Self::Loopback];
 
     /// Replies first: a request is never translated where its reply would not be.
-    pub const fn programs(self) -> [(&'static str, Direction); 2] {
+    pub const fn programs(self) -> &'static [(&'static str, Direction)] {
         match self {
-            Self::Pod => [(program::POD_EGRESS, Direction::Egress), (program::POD_INGRESS, Direction::Ingress)],
+            Self::Pod => &[(program::POD_EGRESS, Direction::Egress), (program::POD_INGRESS, Direction::Ingress)],
             Self::Uplink => {
-                [(program::UPLINK_EGRESS, Direction::Egress), (program::UPLINK_INGRESS, Direction::Ingress)]
+                &[(program::UPLINK_EGRESS, Direction::Egress), (program::UPLINK_INGRESS, Direction::Ingress)]
             }
+            Self::Loopback => &[(program::UPLINK_INGRESS, Direction::Ingress)],
         }
     }
 }
@@ -50,6 +53,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Pod => "pod",
             Self::Uplink => "uplink",
+            Self::Loopback => "loopback",
         })
     }
 }
@@ -150,6 +154,22 @@ impl NodeAddresses {
     }
 }
 
+/// What the interfaces say about the node's own addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OwnAddresses {
+    /// Towards other machines.
+    pub uplink: NodeAddresses,
+    /// IPv4 addresses of interfaces by way of which a program can deliver packets to the node.
+    deliverable: Vec<(Ipv4Addr, u32)>,
+}
+
+impl OwnAddresses {
+    /// The interface by way of which packets to this address are delivered to the node.
+    pub fn interface_of(&self, address: Ipv4Addr) -> Option<u32> {
+        self.deliverable.iter().find(|(own, _)| *own == address).map(|(_, interface)| *interface)
+    }
+}
+
 /// What the kernel reported so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
@@ -177,6 +197,10 @@ impl View {
         self.uplinks.contains(&index)
     }
 
+    pub fn is_loopback(&self, index: u32) -> bool {
+        self.interfaces.get(&index).is_some_and(|interface| interface.loopback)
+    }
+
     pub fn roles(&self, selection: &Selection) -> BTreeMap<u32, Role> {
         self.interfaces
             .iter()
@@ -186,7 +210,10 @@ impl View {
 
     /// An uplink stays one even if its name looks like a pod's (a node inside a container has a veth as its uplink).
     fn role(&self, selection: &Selection, index: u32, interface: &Interface) -> Option<Role> {
-        if interface.loopback || !interface.ethernet {
+        if interface.loopback {
+            return Some(Role::Loopback);
+        }
+        if !interface.ethernet {
             return None;
         }
         let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&interface.name));
@@ -203,8 +230,20 @@ impl View {
         }
     }
 
+    /// Packets are delivered by way of loopback itself, or of an uplink, whose program leads them there.
+    pub fn own_addresses(&self, selection: &Selection) -> OwnAddresses {
+        let roles = self.roles(selection);
+        let leads_here = |index| self.is_loopback(index) || roles.get(&index) == Some(&Role::Uplink);
+        let deliverable = self.addresses.iter().filter_map(|own| match own.address {
+            IpAddr::V4(address) if leads_here(own.interface) => Some((address, own.interface)),
+            _ => None,
+        });
+        let deliverable = deliverable.collect();
+        OwnAddresses { uplink: self.node_addresses(selection), deliverable }
+    }
+
     /// The source of the best default route, else the first address of its interface, else one of any uplink.
-    pub fn node_addresses(&self, selection: &Selection) -> NodeAddresses {
+    fn node_addresses(&self, selection: &Selection) -> NodeAddresses {
         let uplinks = self.roles(selection).into_iter().filter(|(_, role)| *role == Role::Uplink);
         let candidates: Vec<(u32, Option<IpAddr>)> = self
             .default_routes

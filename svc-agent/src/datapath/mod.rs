@@ -29,7 +29,9 @@ pub use attach::{FollowError, Follower, InterfaceCounts};
 pub use cgroup::{HookError, SocketLb};
 pub use cleanup::{CleanupError, Removed, remove};
 pub use features::Features;
-pub use interfaces::{DEFAULT_POD_INTERFACES, NodeAddresses, Pattern, PatternError, Role, Selection, Uplinks};
+pub use interfaces::{
+    DEFAULT_POD_INTERFACES, NodeAddresses, OwnAddresses, Pattern, PatternError, Role, Selection, Uplinks,
+};
 pub use load::{CLASSIFIERS, Capacities, HOOKS, LoadError, Programs, Variant, load};
 pub use pin::{PinDir, PinError, PinLock};
 pub use preflight::PreflightError;
