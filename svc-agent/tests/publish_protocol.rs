@@ -330,6 +330,25 @@ fn many_services_are_announced_together() {
 }
 
 #[test]
+fn the_publication_says_whether_an_endpoint_is_on_this_node() {
+    let mut node = Node::new(CAPACITIES);
+    let web = |backends: &str| format!("default/web:http 10.96.0.1:80/tcp forward {backends}");
+    for (backends, local) in [
+        ("10.0.0.1:80 10.0.0.2:80+local", true),
+        ("10.0.0.1:80 10.0.0.2:80+local+draining", false),
+        // The endpoint stays, what is known of its node changes.
+        ("10.0.0.1:80+local 10.0.0.2:80+local+draining", true),
+        ("10.0.0.1:80 10.0.0.2:80+local+draining", false),
+    ] {
+        node.publish(&[&web(backends)]);
+        let publication = node.publisher.maps().read_service(0).unwrap().publication;
+        assert_eq!((publication.verdict(), publication.has_local()), (Verdict::FORWARD, local), "{backends}");
+        node.restart();
+        assert!(node.publish(&[&web(backends)]).is_empty(), "{backends}: it is found as it was left");
+    }
+}
+
+#[test]
 fn only_a_backend_with_a_slot_is_eligible() {
     let mut node = Node::new(CAPACITIES);
     let flags = |node: &Node| -> Vec<u16> {

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use svc_common::{AddrV4, AddrV6, map};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::datapath::maps::KernelMaps;
-use crate::datapath::{InterfaceCounts, NodeAddresses, OwnAddresses};
+use crate::datapath::{ClusterRanges, InterfaceCounts, NodeAddresses, OwnAddresses};
 use crate::index::{Changes, Index};
 use crate::model::ObjectName;
 use crate::observe::Shared;
@@ -38,6 +39,10 @@ pub struct Owner {
     pub ready: bool,
     /// The node's addresses and the interface of the first, as in CONFIG.
     pub written: Option<(NodeAddresses, Option<u32>)>,
+    /// For the networks of the Node object (--detect-local-mode=NodeCIDR).
+    pub cluster_ranges: Option<ClusterRanges>,
+    /// Those in the maps.
+    pub pod_cidrs: Option<Vec<IpNet>>,
 }
 
 impl Owner {
@@ -95,6 +100,7 @@ impl Owner {
         // Before the services: their first packet may already need it.
         if changes.node || !self.ready {
             self.write_node_addresses();
+            self.write_pod_cidrs();
         }
         for chunk in changes.services.chunks(CHUNK) {
             self.publish_chunk(chunk);
@@ -181,6 +187,23 @@ impl Owner {
         match wanted.v6 {
             Some(address) => self.publisher.write_node_address(address.into()),
             None => self.publisher.write_config(ConfigField::NodeV6(AddrV6::default())),
+        }
+    }
+
+    fn write_pod_cidrs(&mut self) {
+        let wanted = &self.index.node().pod_cidrs;
+        let Some(ranges) = self.cluster_ranges.as_mut().filter(|_| self.pod_cidrs.as_ref() != Some(wanted)) else {
+            return;
+        };
+        match ranges.write(wanted) {
+            Ok(()) => {
+                tracing::info!(networks = ?wanted, "networks of this node's pods");
+                self.pod_cidrs = Some(wanted.clone());
+            }
+            Err(error) => {
+                self.shared.publish_failed(map::CLUSTER_RANGES);
+                tracing::error!(%error, "cannot write the networks of this node's pods");
+            }
         }
     }
 

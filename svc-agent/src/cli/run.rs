@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
 use super::owner::Owner;
 use crate::datapath::maps::{Access, KernelMaps};
-use crate::datapath::{HOOKS, Loaded, SocketLb};
+use crate::datapath::{ClusterRanges, HOOKS, Loaded, SocketLb};
 use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
@@ -68,7 +68,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         node = config.node_name,
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
-        cluster_cidrs = ?config.datapath.cluster_ranges,
+        cluster_ranges = ?config.datapath.cluster_ranges,
         service_cidrs = ?config.service_cidrs,
         "starting"
     );
@@ -81,7 +81,9 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let source = tokio::spawn(source);
     let hooks = if config.datapath.socket_lb == SocketLb::Off { 0 } else { HOOKS.len() };
     let bpf_root = config.datapath.bpf_root.clone();
+    let follow_pod_cidrs = config.datapath.cluster_ranges.is_none();
     let loaded = Loaded::load(config.datapath)?;
+    let cluster_ranges = follow_pod_cidrs.then(|| ClusterRanges::open(loaded.pins())).transpose()?;
     let maps = KernelMaps::open_pinned(&loaded.pins().maps(), Access::ReadWrite)?;
     let (mut publisher, adopted) = Publisher::adopt(maps, Instant::now()).context("cannot read the maps")?;
     tracing::info!(?adopted, "maps opened");
@@ -103,6 +105,8 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         hooks,
         ready: false,
         written: None,
+        cluster_ranges,
+        pod_cidrs: None,
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());

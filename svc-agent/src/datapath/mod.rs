@@ -35,7 +35,7 @@ pub use interfaces::{
 pub use load::{CLASSIFIERS, Capacities, HOOKS, LoadError, Programs, Variant, load};
 pub use pin::{PinDir, PinError, PinLock};
 pub use preflight::PreflightError;
-pub use ranges::RangeError;
+pub use ranges::{ClusterRanges, RangeError};
 pub use tc::AttachMode;
 
 #[derive(Clone, Debug)]
@@ -45,8 +45,8 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     pub socket_lb: SocketLb,
     pub selection: Selection,
-    /// Networks whose clients keep their address, whatever side they come from.
-    pub cluster_ranges: Vec<IpNet>,
+    /// Networks whose clients keep their address, whatever side they come from. `None`: the caller will write them.
+    pub cluster_ranges: Option<Vec<IpNet>>,
     pub capacities: Capacities,
     pub trace_packets: bool,
     /// `None`: links where the kernel has them.
@@ -109,7 +109,9 @@ impl Loaded {
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
         };
         let (ebpf, programs) = load(Some(&pins), &variant, options.capacities)?;
-        ranges::write_cluster_ranges(&pins, &options.cluster_ranges)?;
+        if let Some(networks) = &options.cluster_ranges {
+            ClusterRanges::open(&pins)?.write(networks)?;
+        }
         tracing::info!(?features, "programs loaded");
         Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })
     }
