@@ -2,21 +2,20 @@
 //! up as a fresh list would have it, and nothing that existed all the time is ever missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod apiserver;
 mod follower;
 mod real;
 
 use std::sync::{Arc, Mutex};
 
-use apiserver::{ApiServer, Fault, Resource, Verb};
 use follower::{Follower, NODE, service, slice, zone_node};
 use serde_json::{Value, json};
 use svc_agent::model::ObjectName;
-use svc_agent::source::{Kind, kubernetes};
+use svc_agent::source::{ApiRequests, Kind, kubernetes};
+use svc_testbed::apiserver::{ApiServer, Fault, Resource, Verb};
 
 /// A server with a steady service and one that is going to change, and somebody who follows it.
 async fn follow_two_services() -> (ApiServer, Follower) {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start().await.unwrap();
     server.apply(zone_node("zone-a"));
     server.apply(service("steady", "10.96.0.1"));
     server.apply(slice("steady-1", "steady", &["10.0.0.1"]));
@@ -163,7 +162,7 @@ async fn long_lists_come_in_pages_and_survive_the_loss_of_one() {
 
 #[tokio::test]
 async fn nothing_is_affected_until_all_lists_are_complete() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start().await.unwrap();
     server.apply(service("web", "10.96.0.1"));
     server.apply(slice("web-1", "web", &["10.0.0.1"]));
     server.fail(Resource::EndpointSlices, Verb::List, Fault::Status(500), usize::MAX);
@@ -283,7 +282,7 @@ async fn survives_a_server_that_is_away() {
         if expired {
             server.expire();
         }
-        server.come_back().await;
+        server.come_back().await.unwrap();
         follower.settle(&server).await;
         follower.until(|follower| follower.stats.kind(Kind::Service).connected()).await;
     }
@@ -322,7 +321,7 @@ impl Log {
 #[tokio::test]
 async fn a_missing_permission_is_named_and_nodes_are_not_vital() {
     let (log, _guard) = Log::start();
-    let server = ApiServer::start().await;
+    let server = ApiServer::start().await.unwrap();
     server.apply(zone_node("zone-a"));
     server.apply(service("web", "10.96.0.1"));
     server.fail(Resource::Nodes, Verb::List, Fault::Status(403), usize::MAX);
@@ -346,7 +345,7 @@ async fn an_outage_is_logged_once_for_each_watch() {
     for kind in Kind::ALL {
         follower.until(|follower| follower.stats.kind(kind).errors() > 4).await;
     }
-    server.come_back().await;
+    server.come_back().await.unwrap();
     change_everything(&server, 1);
     follower.settle(&server).await;
     for kind in Kind::ALL {
@@ -368,10 +367,14 @@ async fn ends_with_its_receiver() {
 
 #[tokio::test]
 async fn a_client_that_cannot_be_set_up_says_what_to_do() {
-    let missing = kubernetes::connect(Some("/nonexistent/kubeconfig".as_ref())).await.err().unwrap().to_string();
+    let missing = kubernetes::connect(Some("/nonexistent/kubeconfig".as_ref()), &ApiRequests::default())
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(missing.contains("/nonexistent/kubeconfig"), "{missing}");
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
-        let outside = kubernetes::connect(None).await.err().unwrap().to_string();
+        let outside = kubernetes::connect(None, &ApiRequests::default()).await.err().unwrap().to_string();
         assert!(outside.contains("KUBERNETES_SERVICE_HOST") && outside.contains("--kubeconfig"), "{outside}");
     }
 }
@@ -389,7 +392,7 @@ async fn a_client_for_https_can_be_set_up() {
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     });
     std::fs::write(&kubeconfig, content.to_string()).unwrap();
-    let client = kubernetes::connect(Some(&kubeconfig)).await.unwrap();
+    let client = kubernetes::connect(Some(&kubeconfig), &ApiRequests::default()).await.unwrap();
     let mut follower = Follower::start_with(client, NODE);
     follower.until(|follower| follower.stats.kind(Kind::Service).errors() > 0).await;
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use aya::maps::ProgramArray;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use observe_support::kernel::BpfRoot;
@@ -23,7 +24,7 @@ use svc_agent::observe::label::Filter;
 use svc_agent::observe::services::service_rows;
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::Publisher;
-use svc_common::{map, program};
+use svc_common::{map, program, tail_call};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
 
@@ -70,6 +71,13 @@ impl Datapath {
         for name in [program::POD_INGRESS, program::POD_EGRESS] {
             let classifier: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             classifier.load().unwrap();
+        }
+        for (index, name) in tail_call::TARGETS {
+            let classifier: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            classifier.load().unwrap();
+            let fd = classifier.fd().unwrap().try_clone().unwrap();
+            let mut programs = ProgramArray::try_from(ebpf.map_mut(map::PROGRAMS).unwrap()).unwrap();
+            programs.set(index, &fd, 0).unwrap();
         }
         let datapath = Self { root, ebpf };
         datapath.publish();

@@ -13,8 +13,8 @@ use hyper::body::Bytes;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
 use observe_support::cluster;
-use svc_agent::model::Node;
-use svc_agent::observe::{Endpoint, Settings, Shared, SourceState, serve};
+use svc_agent::model::{IpFamily, Node};
+use svc_agent::observe::{Endpoint, Scope, Settings, Shared, SourceState, serve};
 use svc_agent::source::SourceStats;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -53,11 +53,14 @@ async fn start(settings: Settings) -> (Arc<Shared>, SocketAddr, SocketAddr) {
 async fn probes_follow_updates_and_the_node() {
     // Every queued update is late at once.
     let (shared, metrics, health) = start(Settings { health_timeout: Duration::ZERO, ..Default::default() }).await;
-    // Starting: alive, but nothing is programmed yet.
-    assert_eq!(ask(health, "/healthz", "*/*").await.code, 503);
+    // Starting: healthy, as kube-proxy is, but nothing is programmed yet.
+    shared.update_queued();
+    assert_eq!(ask(health, "/healthz", "*/*").await.code, 200);
     assert_eq!(ask(health, "/livez", "*/*").await.code, 200);
+    assert_eq!(ask(health, "/readyz", "*/*").await.code, 503);
 
-    shared.update_done(Duration::from_millis(1));
+    shared.update_done();
+    assert_eq!(ask(health, "/readyz", "*/*").await.code, 200);
     let answer = ask(health, "/healthz", "*/*").await;
     assert_eq!(answer.code, 200);
     assert_eq!(answer.headers["content-type"], "application/json");
@@ -73,6 +76,7 @@ async fn probes_follow_updates_and_the_node() {
     let answer = ask(health, "/livez", "*/*").await;
     assert_eq!(answer.code, 200);
     assert!(!answer.body.contains("nodeEligible"));
+    assert_eq!(ask(health, "/readyz", "*/*").await.code, 200);
 
     shared.node_changed(&Node::default());
     shared.update_queued();
@@ -80,7 +84,7 @@ async fn probes_follow_updates_and_the_node() {
     assert_eq!(ask(health, "/livez", "*/*").await.code, 503);
 
     let text = ask(metrics, "/metrics", "*/*").await.body;
-    assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 3\n"), "{text}");
+    assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 2\n"), "{text}");
     assert!(text.contains("kubeproxy_proxy_livez_total{code=\"200\"} 2\n"), "{text}");
 }
 
@@ -89,6 +93,8 @@ async fn the_metrics_address_answers_as_kube_proxys() {
     let (_, metrics, _) = start(Settings::default()).await;
     assert_eq!(ask(metrics, "/proxyMode", "*/*").await.body, "ebpf");
     assert_eq!(ask(metrics, "/healthz", "*/*").await.body, "ok");
+    assert_eq!(ask(metrics, "/healthz?verbose", "*/*").await.body, "[+]ping ok\nhealthz check passed\n");
+    assert_eq!(ask(metrics, "/healthz/ping", "*/*").await.body, "ok");
     assert_eq!(ask(metrics, "/other", "*/*").await.code, 404);
     let old = ask(metrics, "/metrics", "text/plain").await;
     assert_eq!(old.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
@@ -123,9 +129,10 @@ async fn metrics_tell_what_happened_and_what_there_is() {
     let text = ask(metrics, "/metrics", "*/*").await.body;
     assert_eq!(value(&text, "kubeproxy_sync_proxy_rules_service_changes_pending"), 1.0);
 
-    shared.update_done(Duration::from_millis(3));
+    shared.update_tried(Scope::Full, Duration::from_millis(3));
+    shared.update_done();
     shared.change_visible(Instant::now());
-    shared.trigger_visible(SystemTime::now() - Duration::from_secs(1));
+    shared.trigger_visible(IpFamily::V4, SystemTime::now() - Duration::from_secs(1));
     shared.set_interfaces(5, 1);
     shared.publish_failed("SLOTS");
     let text = ask(metrics, "/metrics", "*/*").await.body;
@@ -135,6 +142,7 @@ async fn metrics_tell_what_happened_and_what_there_is() {
         ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 1.0),
         ("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 1.0),
         ("kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\",ip_family=\"IPv6\"}", 1.0),
+        ("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}", 1.0),
         ("kubeproxy_network_programming_duration_seconds_bucket{le=\"0.5\",ip_family=\"IPv4\"}", 0.0),
         ("kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}", 1.0),
         ("kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"internal\"}", 1.0),

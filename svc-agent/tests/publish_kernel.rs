@@ -14,7 +14,7 @@ use svc_agent::plan::{Decision, PlannedBackend, ServicePlan};
 use svc_agent::publish::{Capacities, ConfigField, GRACE, Maps, MapsError, MapsSnapshot, PublishError, Publisher};
 use svc_common::{
     AddrV4, AddrV6, BackendEntry, Config, FrontendKeyV4, Port, Protocol, ServiceEntry, Verdict, address_class,
-    backend_flag, map,
+    address_marker, backend_flag, map,
 };
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080 10.0.0.2:8080+local";
@@ -40,7 +40,7 @@ fn programs_read_what_was_written_through_memory() {
     let key = FrontendKeyV4 { address, port: Port::from_host(80), protocol: Protocol::TCP, zero: 0 };
     let index = frontends.get(&key, 0).unwrap();
     let marker = FrontendKeyV4 { address, ..FrontendKeyV4::default() };
-    assert_eq!(frontends.get(&marker, 0).unwrap(), u32::MAX);
+    assert_eq!(frontends.get(&marker, 0).unwrap(), address_marker::ANSWERS);
     let service = pinned::<ServiceEntry>(&pinned_maps, map::SERVICES).get(&index, 0).unwrap();
     assert_eq!((service.address, service.port, service.affinity_timeout), (address.into(), key.port, 10));
     assert_eq!((service.publication.verdict(), service.publication.slot_count()), (Verdict::FORWARD, 2));

@@ -13,6 +13,7 @@ use publish_support::{CAPACITIES, expected_text, plans};
 use svc_agent::publish::faulty::{Fault, FaultyMaps};
 use svc_agent::publish::memory::{MemoryMaps, Write};
 use svc_agent::publish::{Maps, MapsSnapshot, PublishError, Publisher};
+use svc_common::address_marker;
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward 10.0.0.1:8080 10.0.0.2:8080+local";
 
@@ -42,6 +43,49 @@ fn services_and_protocols_share_the_marker_of_an_address_but_families_do_not() {
     assert_eq!(left.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [frontend.marker(), frontend]);
     assert_eq!(node.publisher.stats().maps[3].entries, 2);
     assert_eq!(node.text(), "10.96.0.10:53/tcp default/tcp reject\n", "a marker is no service");
+}
+
+/// What the marker of 10.96.0.1 says.
+fn marker(node: &Node) -> u32 {
+    let marker = frontend("10.96.0.1:80").marker();
+    let found = node.publisher.maps().read_frontends().unwrap().into_iter().find(|(key, _)| *key == marker);
+    assert_eq!(node.publisher.audit(), None);
+    found.unwrap().1
+}
+
+fn marker_writes(log: &[Write]) -> usize {
+    log.iter().filter(|write| matches!(write, Write::InsertFrontend(key, _) if key.is_marker())).count()
+}
+
+#[test]
+fn a_marker_says_whether_any_service_of_the_address_has_an_endpoint() {
+    let mut node = Node::new(CAPACITIES);
+    let mut step = |plans: &[&str]| {
+        let log = node.publish(plans);
+        (marker(&node), marker_writes(&log))
+    };
+    let (empty, local) = ("default/web:a 10.96.0.1:80/tcp reject", "default/web:a 10.96.0.1:80/tcp drop");
+    let full = "default/web:a 10.96.0.1:80/tcp forward 10.0.0.1:8080";
+    let more = "default/web:a 10.96.0.1:80/tcp forward 10.0.0.1:8080 10.0.0.2:8080";
+    let other = "default/web:b 10.96.0.1:81/udp forward 10.0.0.1:8080";
+    assert_eq!(step(&[empty]), (address_marker::REFUSES, 1));
+    assert_eq!(step(&[full]), (address_marker::ANSWERS, 1));
+    assert_eq!(step(&[more]), (address_marker::ANSWERS, 0), "only a change of the verdict is written");
+    assert_eq!(step(&[local]), (address_marker::DROPS, 1));
+    assert_eq!(step(&[local, other]), (address_marker::ANSWERS, 1));
+    assert_eq!(step(&[empty, other]), (address_marker::ANSWERS, 0));
+    assert_eq!(step(&[empty]), (address_marker::REFUSES, 1), "the other port is gone");
+}
+
+#[test]
+fn a_marker_that_says_something_else_is_put_right_after_a_restart() {
+    let mut node = Node::new(CAPACITIES);
+    node.publish(&[WEB]);
+    let key = frontend("10.96.0.1:80").marker();
+    node.publisher.maps_mut().insert_frontends(&[(key, address_marker::REFUSES)]).unwrap();
+    node.restart();
+    assert_eq!(node.pass(Duration::ZERO), [Write::InsertFrontend(key, address_marker::ANSWERS)]);
+    assert_eq!(marker(&node), address_marker::ANSWERS);
 }
 
 #[test]
@@ -101,12 +145,12 @@ fn adopted_addresses_get_the_markers_they_lack_and_others_go_when_told() {
     let maps = node.publisher.maps_mut();
     maps.delete_frontend(frontend("10.96.0.1:80").marker()).unwrap();
     let (left_over, taken) = (frontend("10.96.0.3:80").marker(), frontend("10.96.0.4:80").marker());
-    maps.insert_frontends(&[(left_over, u32::MAX), (taken, u32::MAX)]).unwrap();
+    maps.insert_frontends(&[(left_over, address_marker::REFUSES), (taken, address_marker::REFUSES)]).unwrap();
     node.restart();
     assert_eq!(node.publisher.maps_mut().take_log(), [], "adoption writes nothing");
     assert_eq!(node.publisher.deadline(), Some(node.now));
     let marker = frontend("10.96.0.1:80").marker();
-    assert_eq!(node.pass(Duration::ZERO), [Write::InsertFrontend(marker, u32::MAX)]);
+    assert_eq!(node.pass(Duration::ZERO), [Write::InsertFrontend(marker, address_marker::ANSWERS)]);
     node.publish(&["default/heir 10.96.0.4:80/tcp reject"]);
     node.publish(&[WEB]);
     node.publisher.maps_mut().take_log();

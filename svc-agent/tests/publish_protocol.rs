@@ -10,7 +10,7 @@ use publish_support::{CAPACITIES, expected_text, plan, plans};
 use svc_agent::plan::ServicePlan;
 use svc_agent::publish::memory::Write;
 use svc_agent::publish::{Capacities, GRACE, Maps, MapsSnapshot, PublishError};
-use svc_common::{BackendRef, Publication, Verdict, address_class, backend_flag};
+use svc_common::{BackendRef, Publication, Verdict, address_class, address_marker, backend_flag};
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward 10.0.0.1:8080 10.0.0.2:8080+local";
 
@@ -37,7 +37,7 @@ fn a_new_service_becomes_visible_last() {
             Write::Slots(0, vec![BackendRef::new(0, 1), BackendRef::new(1, 1)]),
             Write::Publication(0, forward(0, 2)),
             Write::InsertName(0, "default/web:http".into()),
-            Write::InsertFrontend(frontend.marker(), u32::MAX),
+            Write::InsertFrontend(frontend.marker(), address_marker::ANSWERS),
             Write::InsertFrontend(frontend, 0),
         ]
     );
@@ -102,9 +102,14 @@ fn verdicts_change_with_one_store() {
     node.publish(&[WEB]);
     let reject = Publication::new(Verdict::REJECT, 0, 0);
     let log = node.publish(&["default/web:http 10.96.0.1:80/tcp reject"]);
-    assert_eq!(log, [Write::Publication(0, reject), Write::Generation(0, 2), Write::Generation(1, 2)]);
+    // Afterwards the marker tells what pings get.
+    let marker = |value| Write::InsertFrontend(frontend("10.96.0.1:80").marker(), value);
+    let ends = [Write::Generation(0, 2), Write::Generation(1, 2)];
+    assert_eq!(log[..1], [Write::Publication(0, reject)]);
+    assert_eq!((&log[1..3], &log[3..]), (&ends[..], &[marker(address_marker::REFUSES)][..]));
     let drop = Publication::new(Verdict::DROP, 0, 0);
-    assert_eq!(node.publish(&["default/web:http 10.96.0.1:80/tcp drop"]), [Write::Publication(0, drop)]);
+    let log = node.publish(&["default/web:http 10.96.0.1:80/tcp drop"]);
+    assert_eq!(log, [Write::Publication(0, drop), marker(address_marker::DROPS)]);
     assert_eq!(node.publisher.stats().maps[1].entries, 0);
 }
 

@@ -22,7 +22,7 @@ pub use fragment::{FragmentKey, FragmentPorts};
 pub use reason::DropReason;
 pub use service::{
     AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
-    ServiceEntry, ServiceName, Verdict, backend_flag, service_flag,
+    ServiceEntry, ServiceName, Verdict, address_marker, backend_flag, service_flag,
 };
 pub use socket::{SocketKey, SocketValue, socket_fact};
 
@@ -48,6 +48,7 @@ pub mod map {
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
     pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
     pub const EVENTS: &str = "EVENTS";
+    pub const PROGRAMS: &str = "PROGRAMS";
 }
 
 /// Program names, as in the object file and (as links) in the pin directory.
@@ -56,12 +57,36 @@ pub mod program {
     pub const POD_EGRESS: &str = "pod_egress";
     pub const UPLINK_INGRESS: &str = "uplink_ingress";
     pub const UPLINK_EGRESS: &str = "uplink_egress";
+    pub const POD_INGRESS_SLOW: &str = "pod_ingress_slow";
+    pub const POD_EGRESS_SLOW: &str = "pod_egress_slow";
+    pub const UPLINK_INGRESS_SLOW: &str = "uplink_ingress_slow";
+    pub const UPLINK_EGRESS_SLOW: &str = "uplink_egress_slow";
     pub const BIND4: &str = "bind4";
     pub const BIND6: &str = "bind6";
     pub const CONNECT4: &str = "connect4";
     pub const CONNECT6: &str = "connect6";
     pub const GETPEERNAME4: &str = "getpeername4";
     pub const GETPEERNAME6: &str = "getpeername6";
+}
+
+/// Index in PROGRAMS of what a program continues with by tail call.
+pub mod tail_call {
+    use crate::program;
+
+    pub const POD_INGRESS_SLOW: u32 = 0;
+    pub const POD_EGRESS_SLOW: u32 = 1;
+    pub const UPLINK_INGRESS_SLOW: u32 = 2;
+    pub const UPLINK_EGRESS_SLOW: u32 = 3;
+    /// Capacity of PROGRAMS.
+    pub const MAX: u32 = 16;
+
+    /// Which program belongs where.
+    pub const TARGETS: [(u32, &str); 4] = [
+        (POD_INGRESS_SLOW, program::POD_INGRESS_SLOW),
+        (POD_EGRESS_SLOW, program::POD_EGRESS_SLOW),
+        (UPLINK_INGRESS_SLOW, program::UPLINK_INGRESS_SLOW),
+        (UPLINK_EGRESS_SLOW, program::UPLINK_EGRESS_SLOW),
+    ];
 }
 
 /// Declares a value both sides may exchange as plain bytes, and checks its size at compile time.

@@ -5,8 +5,8 @@
 use crate::{AddrV4, AddrV6, Family, Port, Protocol, abi};
 
 /// Key of FRONTENDS_V4 / FRONTENDS_V6; the value is the service index (u32).
-/// Each service address has one more entry with port and protocol zero (value u32::MAX): a packet to a port that the
-/// address does not have is refused.
+/// Each service address has one more entry with port and protocol zero, whose value is one of [`address_marker`]: a
+/// packet to a port that the address does not have is refused, and a ping is answered for the services.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FrontendKey<A> {
@@ -19,6 +19,16 @@ pub type FrontendKeyV4 = FrontendKey<AddrV4>;
 pub type FrontendKeyV6 = FrontendKey<AddrV6>;
 abi!(FrontendKeyV4, 8);
 abi!(FrontendKeyV6, 20);
+
+/// What all services of one address together do with a ping: the value of the address's marker in FRONTENDS.
+pub mod address_marker {
+    /// None has an endpoint.
+    pub const REFUSES: u32 = u32::MAX;
+    /// At least one translates new flows.
+    pub const ANSWERS: u32 = u32::MAX - 1;
+    /// Endpoints exist, but the Local policy allows none of them here.
+    pub const DROPS: u32 = u32::MAX - 2;
+}
 
 /// What a service does with a new flow; part of the publication word, so that it changes together with the slots.
 #[repr(transparent)]

@@ -72,15 +72,9 @@ fn ended_backend<T: Tables>(tables: &T, backend: BackendRef) -> bool {
     backend != BackendRef::NONE && live_backend(tables, backend).is_none()
 }
 
-/// Writes down what a packet of an established flow changes: seldom anything.
+/// What a packet of an established flow changes, seldom anything: bits of [`flow_state`] to add, and the time.
 #[inline(always)]
-pub fn note_packet<A: Address, T: FamilyTables<A>>(
-    tables: &T,
-    key: &FlowKey<A>,
-    flow: &Flow<A>,
-    tcp_flags: u8,
-    now: u32,
-) {
+pub fn news<A>(flow: &Flow<A>, tcp_flags: u8, now: u32) -> Option<u8> {
     let to_backend = flow.ops & flow_op::TO_BACKEND != 0;
     let mut state = 0;
     if !to_backend {
@@ -91,8 +85,19 @@ pub fn note_packet<A: Address, T: FamilyTables<A>>(
     } else if tcp_flags & tcp_flag::FIN != 0 {
         state |= if to_backend { flow_state::FIN_CLIENT } else { flow_state::FIN_BACKEND };
     }
-    // Both flows: a stream that only flows one way is alive in the other direction, too.
-    if flow.state | state != flow.state || flow.last_seen != now {
+    (flow.state | state != flow.state || flow.last_seen != now).then_some(state)
+}
+
+/// Writes down what a packet changes, in both flows: a stream that only flows one way is alive in the other direction, too.
+#[inline(always)]
+pub fn note_packet<A: Address, T: FamilyTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    tcp_flags: u8,
+    now: u32,
+) {
+    if let Some(state) = news(flow, tcp_flags, now) {
         mark_pair(tables, key, state, now);
     }
 }

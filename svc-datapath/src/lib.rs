@@ -1,5 +1,6 @@
 //! Packet logic of the Service dataplane, generic over small traits, so that the same code runs in the kernel and in
-//! tests. No I/O, no clock, no maps of its own. Entry points: [`tc`] for packets, [`socket`] for socket hooks.
+//! tests. No I/O, no clock, no maps of its own. Entry points: [`fast`], then [`tc`] for packets,
+//! [`socket`] for socket hooks.
 //! Neighbours: `svc-common` (layouts), `svc-ebpf` (kernel side of the traits), `svc-testbed` (native side).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -7,6 +8,8 @@
 mod address;
 mod begin;
 pub mod checksum;
+mod echo;
+pub mod fast;
 pub mod filter;
 mod flow;
 mod fragment;

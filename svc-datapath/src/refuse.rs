@@ -9,7 +9,8 @@ use crate::parse::{ETHERNET_LENGTH, Headers, checksum_offset, tcp_flag};
 use crate::rewrite::swap_ethernet;
 use crate::tables::{ChecksumPart, Packet, RewriteError};
 
-const TTL: u8 = 64;
+/// TTL or hop limit of packets that begin their way here.
+pub const TTL: u8 = 64;
 const TCP_LENGTH: usize = 20;
 
 /// Families in which a refusal can be written.
@@ -149,7 +150,9 @@ impl Refuse for AddrV6 {
 #[inline(never)]
 pub fn refuse<A: Refuse, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Result<(), RewriteError> {
     swap_ethernet(packet)?;
-    let offloaded = is_offloaded(packet, checksum_offset(headers.key.protocol, headers.transport_offset))?;
+    // Nobody offloads other checksums.
+    let summed = matches!(headers.key.protocol, Protocol::TCP | Protocol::UDP);
+    let offloaded = summed && is_offloaded(packet, checksum_offset(headers.key.protocol, headers.transport_offset))?;
     if headers.key.protocol == Protocol::TCP {
         store_reset(packet, headers, offloaded)
     } else {

@@ -2,14 +2,18 @@
 //! it asked for. Datagrams, and what the hooks cannot do exactly as the packet path does, are left to it.
 
 use svc_common::{
-    DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, ServiceEntry, SocketKey, SocketValue, Verdict,
-    event_kind, event_path, feature, flow_stage, socket_fact,
+    DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, Publication, ServiceEntry, SocketKey, SocketValue,
+    Verdict, backend_flag, event_kind, event_path, feature, flow_stage, socket_fact,
 };
 
 use crate::address::Address;
 use crate::flow::{self, NOWHERE};
-use crate::select::{Selected, find_service, select};
+use crate::select::{Selected, find_service, live_backend, select};
 use crate::tables::{Counted, FamilyTables, Tables};
+
+/// A pod that is one of more endpoints than these, and listens on its own address only, comes to itself less often than to
+/// the others.
+const SLOTS_ASKED: u32 = 16;
 
 /// The socket at hand.
 #[derive(Clone, Copy, Debug)]
@@ -121,11 +125,10 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
     };
     let mut flow = flow::unchanged(&begin, now);
     match select(tables, &begin, &mut flow, now) {
-        // A pod that might reach itself must be shown the node's address, which takes packets. Its own address is not
-        // known here, but what it listens on is. Whichever endpoint was chosen: one that listens on the port leaves the
-        // whole choice to the packet path, or it would come to itself too seldom.
         Selected::Backend
-            if !socket.host && service.publication.has_local() && listens(flow.destination, flow.destination_port) =>
+            if !socket.host
+                && service.publication.has_local()
+                && may_reach_itself(tables, service.publication, &flow, listens) =>
         {
             Resolution::Unchanged
         }
@@ -154,6 +157,31 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
         // Whatever is wrong here, the packet path sees it again, and drops and counts it.
         Selected::Drop(_) | Selected::NotAService => Resolution::Unchanged,
     }
+}
+
+/// A pod that reaches itself must be shown the node's address, which takes packets. Its own address is not known here, but
+/// what it listens on is. Whichever endpoint was chosen: a pod that is one of them leaves the whole choice to the packet
+/// path, or it would come to itself too seldom.
+#[inline(always)]
+fn may_reach_itself<A: Address, T: Tables>(
+    tables: &T,
+    publication: Publication,
+    chosen: &Flow<A>,
+    listens: impl Fn(A, Port) -> bool,
+) -> bool {
+    for offset in 0..SLOTS_ASKED {
+        if offset >= publication.slot_count() {
+            break;
+        }
+        if let Some(backend) = tables.slot(publication.first_slot().wrapping_add(offset))
+            && let Some(entry) = live_backend(tables, backend)
+            && entry.flags & backend_flag::LOCAL != 0
+            && listens(A::from_wide(entry.address), entry.port)
+        {
+            return true;
+        }
+    }
+    listens(chosen.destination, chosen.destination_port)
 }
 
 #[inline(always)]

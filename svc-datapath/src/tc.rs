@@ -1,4 +1,4 @@
-//! The per-packet path. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
+//! The per-packet path, complete; `fast` is its shortcut. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
 //! at the client's own interface: between the two the host sees client and backend, in both directions.
 //! Neighbours: `begin` for first packets, `parse`, `flow`, `rewrite`; the caller carries out the returned [`Action`].
 
@@ -6,11 +6,11 @@ use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow
 
 use crate::address::Address;
 use crate::begin::{Begun, begin, begin_from_node, is_service_address, masquerade, needs_masquerade};
+use crate::echo::{self, Echo};
 use crate::flow;
 use crate::fragment::read_ports;
-use crate::icmp::{Icmp, translate_error};
+use crate::icmp::translate_error;
 use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork};
-use crate::refuse::Refuse;
 use crate::rewrite::{swap_ethernet, translate};
 use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
 use crate::verdict::give_up;
@@ -38,12 +38,12 @@ pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> A
 }
 
 #[inline(always)]
-fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
+pub(crate) fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
     packet.load(12).map(u16::from_be_bytes)
 }
 
-trait Translated: ParseNetwork + Refuse + Icmp {}
-impl<A: ParseNetwork + Refuse + Icmp> Translated for A {}
+trait Translated: ParseNetwork + Echo {}
+impl<A: ParseNetwork + Echo> Translated for A {}
 
 /// Out of line, one function for each family: their variables would not fit on one kernel stack side by side.
 #[inline(never)]
@@ -57,10 +57,10 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     if class == 0 {
         return Action::Pass;
     }
-    if !translatable(headers.key.protocol) {
-        return errors_only(packet, tables, &headers);
-    }
     let to_frontend = class & address_class::FRONTEND != 0;
+    if !translatable(headers.key.protocol) {
+        return control(packet, tables, &mut headers, to_frontend);
+    }
     if read_ports(packet, tables, &mut headers).is_none() {
         let cut_off = headers.end > packet.length() || headers.fragment != Fragment::Later;
         let reason = if cut_off { DropReason::Malformed } else { DropReason::FragmentUnknown };
@@ -94,13 +94,14 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     side: Side,
 ) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Action::Pass };
-    if !translatable(headers.key.protocol) {
-        return errors_only(packet, tables, &headers);
-    }
     let destination_class = tables.address_class(headers.key.destination);
-    let class = tables.address_class(headers.key.source) | destination_class;
     // What leaves by an uplink for a service address may come from the node itself: it passed no interface yet.
     let from_node = side == Side::Uplink && destination_class & address_class::FRONTEND != 0;
+    if !translatable(headers.key.protocol) {
+        let own = from_node && headers.key.source == tables.node_address();
+        return control(packet, tables, &mut headers, own);
+    }
+    let class = tables.address_class(headers.key.source) | destination_class;
     if class & address_class::BACKEND == 0 && !from_node {
         return Action::Pass;
     }
@@ -121,21 +122,27 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 }
 
 #[inline(always)]
-fn translatable(protocol: Protocol) -> bool {
+pub(crate) fn translatable(protocol: Protocol) -> bool {
     protocol == Protocol::TCP || protocol == Protocol::UDP
 }
 
-/// Of other protocols only ICMP errors concern us, which may come from any router.
+/// Of other protocols only ICMP concerns us: errors, which may come from any router, and pings to service addresses.
 #[inline(always)]
-fn errors_only<A: Translated, P: Packet, T: FamilyTables<A>>(
+fn control<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
-    headers: &Headers<A>,
+    headers: &mut Headers<A>,
+    to_frontend: bool,
 ) -> Action {
-    if headers.key.protocol == A::PROTOCOL && headers.fragment == Fragment::Whole {
-        translate_error(packet, tables, headers)
-    } else {
-        Action::Pass
+    if headers.key.protocol != A::PROTOCOL {
+        return Action::Pass;
+    }
+    if to_frontend && let Some(action) = echo::answer(packet, tables, headers) {
+        return action;
+    }
+    match headers.fragment {
+        Fragment::Whole => translate_error(packet, tables, headers),
+        _ => Action::Pass,
     }
 }
 
@@ -149,14 +156,7 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     now: u32,
 ) -> Action {
     flow::note_packet(tables, &headers.key, flow, headers.tcp_flags, now);
-    if flow.service != Flow::<A>::NO_SERVICE {
-        // By its own account, without padding; BIG TCP gives none.
-        let end = if headers.end > ETHERNET_LENGTH as u32 { headers.end } else { packet.length() };
-        let bytes = end.saturating_sub(ETHERNET_LENGTH as u32);
-        let counted =
-            if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
-        tables.count(flow.service, counted);
-    }
+    count_packet(packet, tables, headers, flow);
     if translate(packet, headers, flow).is_err() {
         return give_up(tables, headers, flow.service, DropReason::RewriteFailed);
     }
@@ -170,6 +170,25 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         Ok(()) => Action::TurnBack,
         Err(_) => give_up(tables, headers, flow.service, DropReason::RewriteFailed),
     }
+}
+
+/// Counts a packet for the service its flow belongs to.
+#[inline(always)]
+pub(crate) fn count_packet<A: Address, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &Flow<A>,
+) {
+    if flow.service == Flow::<A>::NO_SERVICE {
+        return;
+    }
+    // By its own account, without padding; BIG TCP gives none.
+    let end = if headers.end > ETHERNET_LENGTH as u32 { headers.end } else { packet.length() };
+    let bytes = end.saturating_sub(ETHERNET_LENGTH as u32);
+    let counted =
+        if flow.ops & flow_op::TO_BACKEND != 0 { Counted::ToBackend(bytes) } else { Counted::ToClient(bytes) };
+    tables.count(flow.service, counted);
 }
 
 /// A packet without readable ports: lost if it is really for a service (the filter only says it may be).

@@ -1,4 +1,4 @@
-//! Kernel programs: thin entry points over `svc-datapath`. Maps are in `maps`, facts fixed at load time in `variant`,
+//! Kernel programs: thin entry points over `svc-datapath`; each TC program continues with its slow one by tail call. Maps are in `maps`, facts fixed at load time in `variant`,
 //! the kernel side of the datapath's traits in `packet`, `tables` and `sockaddr`.
 #![no_std]
 #![no_main]
@@ -15,8 +15,8 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
-use svc_common::DropReason;
-use svc_datapath::{Action, Side, Tables as _, tc};
+use svc_common::{DropReason, tail_call};
+use svc_datapath::{Action, Side, Tables as _, fast, tc};
 
 use crate::packet::{TcPacket, interface};
 use crate::tables::KernelTables;
@@ -27,6 +27,15 @@ const NEXT: i32 = -1;
 #[classifier]
 pub fn pod_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
+    match fast::ingress(&mut packet, &KernelTables) {
+        Some(action) => depart(&context, &packet, action, 0),
+        None => continue_with(&context, tail_call::POD_INGRESS_SLOW),
+    }
+}
+
+#[classifier]
+pub fn pod_ingress_slow(context: TcContext) -> i32 {
+    let mut packet = TcPacket::new(&context);
     let action = tc::ingress(&mut packet, &KernelTables, Side::Pod);
     depart(&context, &packet, action, 0)
 }
@@ -34,6 +43,15 @@ pub fn pod_ingress(context: TcContext) -> i32 {
 #[classifier]
 pub fn pod_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
+    match fast::egress(&mut packet, &KernelTables, Side::Pod) {
+        Some(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
+        None => continue_with(&context, tail_call::POD_EGRESS_SLOW),
+    }
+}
+
+#[classifier]
+pub fn pod_egress_slow(context: TcContext) -> i32 {
+    let mut packet = TcPacket::new(&context);
     let action = tc::egress(&mut packet, &KernelTables, Side::Pod);
     depart(&context, &packet, action, BPF_F_INGRESS as u64)
 }
@@ -41,6 +59,15 @@ pub fn pod_egress(context: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
+    match fast::ingress(&mut packet, &KernelTables) {
+        Some(action) => depart(&context, &packet, action, 0),
+        None => continue_with(&context, tail_call::UPLINK_INGRESS_SLOW),
+    }
+}
+
+#[classifier]
+pub fn uplink_ingress_slow(context: TcContext) -> i32 {
+    let mut packet = TcPacket::new(&context);
     let action = tc::ingress(&mut packet, &KernelTables, Side::Uplink);
     depart(&context, &packet, action, 0)
 }
@@ -51,8 +78,25 @@ pub fn uplink_egress(context: TcContext) -> i32 {
     if route::is_local(&packet) {
         return route::deliver();
     }
+    match fast::egress(&mut packet, &KernelTables, Side::Uplink) {
+        Some(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
+        None => continue_with(&context, tail_call::UPLINK_EGRESS_SLOW),
+    }
+}
+
+#[classifier]
+pub fn uplink_egress_slow(context: TcContext) -> i32 {
+    let mut packet = TcPacket::new(&context);
     let action = tc::egress(&mut packet, &KernelTables, Side::Uplink);
     depart(&context, &packet, action, BPF_F_INGRESS as u64)
+}
+
+/// Goes on in another program; does not come back, unless that is missing: then this packet is nobody's business.
+#[inline(always)]
+fn continue_with(context: &TcContext, index: u32) -> i32 {
+    // SAFETY: the context is the one the kernel passed, and nothing here is to be dropped.
+    unsafe { maps::PROGRAMS.tail_call(context, index) };
+    NEXT
 }
 
 #[inline(always)]

@@ -3,11 +3,11 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowKeyV4,
     FlowKeyV6, FlowV4, FlowV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry,
-    ServiceName, SocketKey, SocketValue,
+    ServiceName, SocketKey, SocketValue, tail_call,
 };
 
 const SERVICES_MAX: u32 = 65_536;
@@ -50,3 +50,6 @@ pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropR
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub static CLUSTER_RANGES: LpmTrie<AddrV6, u32> = LpmTrie::with_max_entries(256, BPF_F_NO_PREALLOC);
+/// What the fast programs continue with; pinned, because a program array is emptied with its last user space reference.
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(tail_call::MAX, 0);

@@ -126,9 +126,9 @@ impl AgentProcess {
             if !process.is_running() {
                 return Ok(Err(anyhow!("svc-agent ended instead of becoming ready")));
             }
-            match http_get(node, Self::HEALTH, "/healthz")? {
+            match http_get(node, Self::HEALTH, "/readyz")? {
                 (200, _) => Ok(Ok(())),
-                (status, body) => Err(anyhow!("/healthz says {status}: {body}")),
+                (status, body) => Err(anyhow!("/readyz says {status}: {body}")),
             }
         });
         ready.and_then(|outcome| outcome).map_err(|error| anyhow!("{error:#}{}", process.last_words()))

@@ -3,6 +3,8 @@
 //! Servers and clients are child processes, because socket hooks follow the cgroup of a process.
 
 pub mod agent;
+pub mod apiserver;
+pub mod bench;
 pub mod cgroup;
 pub mod client;
 pub mod conformance;

@@ -6,7 +6,7 @@ use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use svc_testbed::{LabId, client, conformance, demo, dns, janitor, lookup, serve};
+use svc_testbed::{LabId, bench, client, conformance, demo, dns, janitor, lookup, serve};
 
 /// As curl says it.
 const COULD_NOT_CONNECT: i32 = 7;
@@ -36,6 +36,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         timeout: u64,
     },
+    /// What a Service costs, beside the direct way and kube-proxy's rules
+    Bench(bench::BenchArgs),
     /// Play recorded Service behaviour against the agent
     Conformance(conformance::ConformanceArgs),
     /// The main job as a story in the terminal
@@ -81,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Client => block_on(client::run()),
         Command::Lookup(args) => lookup::run(&args),
         Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
+        Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Enter { lab, machine, program } => enter(lab, &machine, &program),

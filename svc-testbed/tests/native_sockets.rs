@@ -19,11 +19,19 @@ fn address_v6(text: &str) -> AddrV6 {
 }
 
 fn web() -> World {
-    World::new().forward(Protocol::TCP, "10.96.0.20:80", &["10.244.3.46:8080"])
+    web_of(&["10.244.3.46:8080"])
+}
+
+fn web_of(backends: &[&str]) -> World {
+    World::new().forward(Protocol::TCP, "10.96.0.20:80", backends)
 }
 
 fn tables(world: &World, features: u32) -> MemoryTables {
-    let mut tables = MemoryTables::new(world.changes(), &[]);
+    tables_with(world, features, &[])
+}
+
+fn tables_with(world: &World, features: u32, random: &[u32]) -> MemoryTables {
+    let mut tables = MemoryTables::new(world.changes(), random);
     let Some(Change::Config(config)) = world.changes().iter().find(|change| matches!(change, Change::Config(_))) else {
         panic!("the world has no configuration");
     };
@@ -33,6 +41,10 @@ fn tables(world: &World, features: u32) -> MemoryTables {
 
 fn all(world: &World) -> MemoryTables {
     tables(world, feature::SOCKET_LB_ALL)
+}
+
+fn all_with(world: &World, random: &[u32]) -> MemoryTables {
+    tables_with(world, feature::SOCKET_LB_ALL, random)
 }
 
 /// connect() in a network namespace where nobody listens.
@@ -81,6 +93,12 @@ fn a_pod_that_may_reach_itself_is_left_to_the_packet_path() {
     let before = local.state();
     assert_eq!(connect(&local, &POD_SOCKET, VIP_V4, HTTP, listens), Resolution::Unchanged);
     assert!(before.changes(&local.state()).is_empty(), "the packet path counts it");
+    // The same when another endpoint was chosen.
+    let two = web_of(&["10.244.3.46:8080", "10.244.4.1:8080"]).with_local();
+    for offset in [0, u32::MAX] {
+        let tables = all_with(&two, &[offset]);
+        assert_eq!(connect(&tables, &POD_SOCKET, VIP_V4, HTTP, listens), Resolution::Unchanged);
+    }
     // It listens on something else; the node may reach itself by its own address; no endpoint is on this node.
     assert_eq!(connect_v4(&local, &POD_SOCKET), Resolution::Replace(POD_V4, TARGET));
     assert_eq!(connect(&local, &HOST_SOCKET, VIP_V4, HTTP, listens), Resolution::Replace(POD_V4, TARGET));

@@ -1,6 +1,7 @@
 //! Project commands: `cargo xtask <command>`, one file per command.
 //! Must not depend on `svc-agent`, so that it compiles before the eBPF object exists.
 
+mod bench;
 mod bpf_linker;
 mod build;
 mod build_ebpf;
@@ -38,6 +39,8 @@ enum Command {
     Test(test::Options),
     /// Play recorded Service behaviour against the agent
     Conformance(conformance::Options),
+    /// What a Service costs, beside the direct way and kube-proxy's rules
+    Bench(bench::Options),
     /// Formatting, clippy for both targets, documents, deploy files
     Lint,
     /// Build the container image, or its build context
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
     };

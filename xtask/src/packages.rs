@@ -9,6 +9,10 @@ use crate::process;
 pub const LAB: &[(&str, &str)] =
     &[("ip", "iproute2"), ("bridge", "iproute2"), ("curl", "curl"), ("nslookup", "bind9-dnsutils"), ("wrk", "wrk")];
 
+/// What the benchmark compares with, and loads the machine with.
+pub const BENCH: &[(&str, &str)] =
+    &[("nginx", "nginx-light"), ("iperf3", "iperf3"), ("nft", "nftables"), ("iptables-restore", "iptables")];
+
 /// Makes sure that every program is on PATH.
 pub fn ensure(needed: &[(&str, &'static str)]) -> Result<()> {
     let missing = missing(needed);

@@ -136,10 +136,6 @@ pub struct RunArgs {
     /// Which clients are pods [default: ClusterCIDR if --cluster-cidr is given, else InterfaceNamePrefix]
     #[arg(long, value_enum, env = "SVC_AGENT_DETECT_LOCAL_MODE")]
     pub detect_local_mode: Option<DetectLocalMode>,
-    /// Networks of the ClusterIPs
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "SVC_AGENT_SERVICE_CIDR")]
-    #[serde(deserialize_with = "list")]
-    pub service_cidr: Option<Vec<IpNet>>,
     /// Host sides of the pods' interfaces [default: veth*,cali*,eni*,azv*,gke*]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', env = "SVC_AGENT_POD_INTERFACES")]
     #[serde(deserialize_with = "list")]
@@ -157,10 +153,10 @@ pub struct RunArgs {
     /// The cgroup v2 hierarchy the socket hooks are attached to [default: where it is mounted]
     #[arg(long, value_name = "DIR", env = "SVC_AGENT_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
-    /// Where /metrics is served, or off [default: 127.0.0.1:10249]
+    /// Where /metrics and /proxyMode are served, or off [default: 127.0.0.1:10249]
     #[arg(long, value_name = "IP:PORT", env = "SVC_AGENT_METRICS_BIND_ADDRESS")]
     pub metrics_bind_address: Option<BindAddress>,
-    /// Where /healthz and /livez are served once the agent is ready, or off [default: 0.0.0.0:10256]
+    /// Where /healthz, /livez and /readyz are served, or off [default: 0.0.0.0:10256]
     #[arg(long, value_name = "IP:PORT", env = "SVC_AGENT_HEALTHZ_BIND_ADDRESS")]
     pub healthz_bind_address: Option<BindAddress>,
     /// Export the traffic of every single service, one set of series each
@@ -190,7 +186,6 @@ pub enum SourceChoice {
 pub struct RunConfig {
     pub node_name: String,
     pub source: SourceChoice,
-    pub service_cidrs: Vec<IpNet>,
     pub datapath: Options,
     pub metrics_address: Option<SocketAddr>,
     pub healthz_address: Option<SocketAddr>,
@@ -220,7 +215,6 @@ impl RunArgs {
             manifests: self.manifests.or(if self.kubeconfig.is_none() { file.manifests } else { None }),
             cluster_cidr: self.cluster_cidr.or(file.cluster_cidr),
             detect_local_mode: self.detect_local_mode.or(file.detect_local_mode),
-            service_cidr: self.service_cidr.or(file.service_cidr),
             pod_interfaces: self.pod_interfaces.or(file.pod_interfaces),
             uplinks: self.uplinks.or(file.uplinks),
             socket_lb: self.socket_lb.or(file.socket_lb),
@@ -263,7 +257,6 @@ impl RunArgs {
         Ok(RunConfig {
             node_name: self.node_name.map_or_else(host_name, Ok)?,
             source,
-            service_cidrs: self.service_cidr.unwrap_or_default(),
             datapath: Options {
                 bpf_root: self.bpf_root.unwrap_or_else(|| DEFAULT_BPF_ROOT.into()),
                 cgroup_root: self.cgroup_root,

@@ -15,7 +15,7 @@ use crate::datapath::maps::KernelMaps;
 use crate::datapath::{ClusterRanges, InterfaceCounts, NodeAddresses, OwnAddresses};
 use crate::index::{Changes, Index};
 use crate::model::ObjectName;
-use crate::observe::Shared;
+use crate::observe::{Scope, Shared};
 use crate::plan::plan_affected;
 use crate::publish::{ConfigField, MapsError, PublishError, Publisher};
 use crate::source::SourceEvent;
@@ -78,11 +78,20 @@ impl Owner {
         }
         let changes = self.index.take_changes();
         self.publish(&changes, received).await;
+        let scope = if self.ready { Scope::Partial } else { Scope::Full };
         if !std::mem::replace(&mut self.ready, true) {
             self.finish_first_sync();
             tracing::info!("ready");
         }
-        self.shared.update_done(received.elapsed());
+        self.shared.update_tried(scope, received.elapsed());
+        self.finish_update();
+    }
+
+    /// What could not be written is still queued: an update that stays so makes the agent unhealthy.
+    fn finish_update(&self) {
+        if self.publisher.pending() == 0 {
+            self.shared.update_done();
+        }
     }
 
     fn note(&self, event: &SourceEvent) {
@@ -109,8 +118,8 @@ impl Owner {
                 tokio::task::yield_now().await;
             }
         }
-        for trigger in &changes.triggers {
-            self.shared.trigger_visible(*trigger);
+        for (family, trigger) in &changes.triggers {
+            self.shared.trigger_visible(*family, *trigger);
         }
     }
 
@@ -125,10 +134,14 @@ impl Owner {
     }
 
     fn tick(&mut self) {
+        let waiting = self.publisher.pending() > 0;
         // What fails again was reported when it failed first.
         for failure in &self.publisher.tick(Instant::now()).failures {
             tracing::debug!("{failure}");
             self.count_failure(failure);
+        }
+        if waiting {
+            self.finish_update();
         }
     }
 

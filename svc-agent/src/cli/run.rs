@@ -20,7 +20,7 @@ use crate::datapath::{ClusterRanges, HOOKS, Loaded, SocketLb};
 use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
-use crate::source::{SourceEvent, SourceStats, kubernetes, manifests};
+use crate::source::{ApiRequests, SourceEvent, SourceStats, kubernetes, manifests};
 
 /// Events in flight between source and owner.
 const QUEUE: usize = 1024;
@@ -69,13 +69,13 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
         cluster_ranges = ?config.datapath.cluster_ranges,
-        service_cidrs = ?config.service_cidrs,
         "starting"
     );
     // Sets nothing in motion yet, but finds what is wrong with it before the datapath is touched.
     let source_stats = Arc::new(SourceStats::default());
     let (sender, events) = mpsc::channel(QUEUE);
-    let source = prepare_source(&config, Arc::clone(&source_stats), sender).await?;
+    let requests = ApiRequests::default();
+    let source = prepare_source(&config, &requests, Arc::clone(&source_stats), sender).await?;
 
     // Lists arrive while the verifier works.
     let source = tokio::spawn(source);
@@ -92,6 +92,9 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
 
     let shared = Shared::new(Settings { service_metrics: config.service_metrics, ..Settings::default() });
     shared.attach_maps(Box::new(PinnedMaps::open(&bpf_root)?));
+    if matches!(config.source, SourceChoice::Kubernetes(_)) {
+        shared.attach_requests(requests);
+    }
     shared.attach_source(move || SourceState::all(&source_stats));
     tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
@@ -123,12 +126,13 @@ type Source = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 async fn prepare_source(
     config: &RunConfig,
+    requests: &ApiRequests,
     stats: Arc<SourceStats>,
     sender: mpsc::Sender<SourceEvent>,
 ) -> anyhow::Result<Source> {
     match &config.source {
         SourceChoice::Kubernetes(kubeconfig) => {
-            let client = kubernetes::connect(kubeconfig.as_deref()).await?;
+            let client = kubernetes::connect(kubeconfig.as_deref(), requests).await?;
             let options = kubernetes::Options::new(&config.node_name);
             Ok(Box::pin(async move {
                 kubernetes::run(client, options, stats, sender).await;

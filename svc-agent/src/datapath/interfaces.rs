@@ -325,15 +325,18 @@ mod tests {
         let mut view = view();
         view.set_routes(vec![route(2, 100, None)], vec![]);
         let roles = view.roles(&default_selection());
-        assert_eq!(roles, BTreeMap::from([(2, Role::Uplink), (3, Role::Pod), (4, Role::Pod)]));
+        let expected = [(1, Role::Loopback), (2, Role::Uplink), (3, Role::Pod), (4, Role::Pod)];
+        assert_eq!(roles, BTreeMap::from(expected));
     }
 
     #[test]
-    fn loopback_and_tunnels_without_ethernet_are_never_chosen() {
+    fn loopback_has_its_own_role_and_tunnels_without_ethernet_none() {
         let mut view = view();
         view.set_routes(vec![route(6, 0, None)], vec![]);
         let all = Selection { pods: patterns(&["*"]), uplinks: Uplinks::Named(patterns(&["wg0", "lo"])) };
-        assert_eq!(view.roles(&all).keys().copied().collect::<Vec<_>>(), [2, 3, 4, 5]);
+        let roles = view.roles(&all);
+        assert_eq!(roles.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(roles[&1], Role::Loopback);
     }
 
     #[test]
@@ -364,6 +367,18 @@ mod tests {
         assert_eq!(found.v6, Some("2001:db8::7".parse().unwrap()));
         view.set_routes(vec![route(2, 100, Some("192.0.2.9"))], addresses());
         assert_eq!(view.node_addresses(&default_selection()).v4, Some(Ipv4Addr::new(192, 0, 2, 9)));
+    }
+
+    #[test]
+    fn packets_are_delivered_by_way_of_uplinks_and_loopback() {
+        let mut view = view();
+        let addresses = ["192.0.2.7", "2001:db8::7"].map(|text| address(2, text)).into_iter();
+        let others = [address(1, "203.0.113.1"), address(5, "172.17.0.1")];
+        view.set_routes(vec![route(2, 100, None)], addresses.chain(others).collect());
+        let own = view.own_addresses(&default_selection());
+        let by_way_of = |text: &str| own.interface_of(text.parse().unwrap());
+        assert_eq!((by_way_of("192.0.2.7"), by_way_of("203.0.113.1")), (Some(2), Some(1)));
+        assert_eq!((by_way_of("172.17.0.1"), by_way_of("192.0.2.8")), (None, None), "no program of ours is there");
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use aya::maps::{MapError, MapInfo};
+use aya::maps::{MapError, MapInfo, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use svc_common::{map, program};
+use svc_common::{map, program, tail_call};
 
 use super::pin::PinDir;
 
@@ -35,6 +35,10 @@ pub enum LoadError {
     Program { program: String, error: ProgramError },
     #[error("the object has no program {program}: it does not belong to this agent")]
     ProgramMissing { program: &'static str },
+    #[error("the object has no map {map}: it does not belong to this agent")]
+    MapMissing { map: &'static str },
+    #[error("cannot connect the programs (map PROGRAMS): {error}")]
+    TailCall { error: MapError },
     #[error("cannot load the object: {}", chain(.0))]
     Object(EbpfError),
     #[error("cannot read the object: {0}")]
@@ -120,11 +124,26 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
         .load(OBJECT)
         .map_err(LoadError::Object)?;
     let mut programs = BTreeMap::new();
-    for name in CLASSIFIERS.into_iter().chain(HOOKS) {
+    let targets = tail_call::TARGETS.map(|(_, name)| name);
+    for name in targets.into_iter().chain(CLASSIFIERS).chain(HOOKS) {
         let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
         programs.insert(name, load_program(program).map_err(|error| refusal(name, error))?);
     }
+    connect_tail_calls(&mut ebpf, &programs)?;
     Ok((ebpf, Programs(programs)))
+}
+
+/// Puts the slow programs where the fast ones look for them: the old fast programs, still attached, go on with the new
+/// ones from here.
+fn connect_tail_calls(ebpf: &mut Ebpf, programs: &BTreeMap<&'static str, ProgramFd>) -> Result<(), LoadError> {
+    let refused = |error| LoadError::TailCall { error };
+    let map = ebpf.map_mut(map::PROGRAMS).ok_or(LoadError::MapMissing { map: map::PROGRAMS })?;
+    let mut array = ProgramArray::try_from(map).map_err(refused)?;
+    for (index, name) in tail_call::TARGETS {
+        let program = programs.get(name).ok_or(LoadError::ProgramMissing { program: name })?;
+        array.set(index, program, 0).map_err(refused)?;
+    }
+    Ok(())
 }
 
 fn load_program(program: &mut Program) -> Result<ProgramFd, ProgramError> {

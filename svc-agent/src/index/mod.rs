@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::{EndpointSlice, Frontend, Node, ObjectName, Service};
+use crate::model::{EndpointSlice, Frontend, IpFamily, Node, ObjectName, Service};
 use crate::source::{Kind, SourceEvent};
 use frontends::Frontends;
 
@@ -26,7 +26,7 @@ pub struct Index {
     lists: [List; 3],
     affected: BTreeSet<ObjectName>,
     node_changed: bool,
-    triggers: Vec<SystemTime>,
+    triggers: Vec<(IpFamily, SystemTime)>,
 }
 
 /// Counts lists of one kind; an object carries the number of the last list that mentioned it.
@@ -60,7 +60,7 @@ pub struct Changes {
     /// Something of [`Index::node`] changed.
     pub node: bool,
     /// Times of the changes behind these, as far as slices carry them, once the index is synced.
-    pub triggers: Vec<SystemTime>,
+    pub triggers: Vec<(IpFamily, SystemTime)>,
 }
 
 /// Sizes, read when somebody asks.
@@ -194,7 +194,7 @@ impl Index {
         let generation = self.lists[Kind::EndpointSlice as usize].generation;
         self.slice_owners.insert(slice.name.clone(), slice.service.clone());
         let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.clone() };
-        let trigger = slice.last_change_trigger;
+        let (family, trigger) = (slice.family, slice.last_change_trigger);
         let entry = self.entries.entry(service.clone()).or_default();
         let new = Listed { object: slice, generation };
         let known = entry.slices.binary_search_by(|known| known.object.name.cmp(&new.object.name));
@@ -212,7 +212,7 @@ impl Index {
             }
         };
         if trigger != old_trigger && self.is_synced() {
-            self.triggers.extend(trigger);
+            self.triggers.extend(trigger.map(|trigger| (family, trigger)));
         }
         self.affected.insert(service);
     }

@@ -224,6 +224,6 @@ fn triggers_are_those_of_changes_since_the_first_list() {
         &mut index,
         [SourceEvent::SliceApplied(at(2)), SourceEvent::SliceApplied(at(2)), SourceEvent::SliceApplied(at(3))],
     );
-    let times = [2, 3].map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    let times = [2, 3].map(|seconds| (IpFamily::V4, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)));
     assert_eq!(index.take_changes(), Changes { services: vec![name("a")], node: false, triggers: times.to_vec() });
 }

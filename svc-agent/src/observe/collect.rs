@@ -1,5 +1,4 @@
-//! Metrics that are read when somebody scrapes: what the maps hold and what the sources saw. Nothing is counted along,
-//! so nothing drifts. A map that cannot be read leaves its series out; the rest of the answer stands.
+//! Metrics that are read when somebody scrapes: what the maps hold. Nothing is counted along, so nothing drifts. A map that cannot be read leaves its series out; the rest of the answer stands.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -16,8 +15,6 @@ use svc_common::{DropReason, Family, ServiceCounters, Verdict, map};
 use super::label::Labels;
 use super::reader::{MapReader, ReadError};
 use super::services::verdict_label;
-use super::shared::SourceProbe;
-use crate::source::{Kind, SourceStats};
 
 /// Counting a full flow table reads a quarter of a million entries; more often than this is not worth it.
 const FLOW_COUNT_LIFETIME: Duration = Duration::from_secs(30);
@@ -213,73 +210,6 @@ fn encode_services(encoder: &mut DescriptorEncoder, samples: &[ServiceSample]) -
         counters_of(encoder, name, help, values)?;
     }
     Ok(())
-}
-
-/// What a source saw of one kind of objects.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SourceState {
-    /// "Service", "EndpointSlice" or "Node".
-    pub kind: &'static str,
-    pub applied: u64,
-    pub deleted: u64,
-    /// Complete lists: one, and one more after each interruption that could not be resumed.
-    pub lists: u64,
-    pub errors: u64,
-    pub connected: bool,
-    /// Objects or parts of them that were left out, by reason.
-    pub unusable: BTreeMap<&'static str, u64>,
-}
-
-impl SourceState {
-    /// One for each kind.
-    pub fn all(stats: &SourceStats) -> Vec<Self> {
-        let state = |kind: Kind| {
-            let of_kind = stats.kind(kind);
-            Self {
-                kind: match kind {
-                    Kind::Service => "Service",
-                    Kind::EndpointSlice => "EndpointSlice",
-                    Kind::Node => "Node",
-                },
-                applied: of_kind.applied(),
-                deleted: of_kind.deleted(),
-                lists: of_kind.lists(),
-                errors: of_kind.errors(),
-                connected: of_kind.connected(),
-                unusable: of_kind.unusable(),
-            }
-        };
-        Kind::ALL.into_iter().map(state).collect()
-    }
-}
-
-pub(super) struct SourceCollector(pub Arc<OnceLock<SourceProbe>>);
-
-impl fmt::Debug for SourceCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SourceCollector").finish_non_exhaustive()
-    }
-}
-
-impl Collector for SourceCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Some(probe) = self.0.get() else { return Ok(()) };
-        let states = probe();
-        let encoder = &mut encoder;
-        let each = |pick: fn(&SourceState) -> u64| -> Vec<_> {
-            states.iter().map(|state| ([("kind", state.kind)], pick(state))).collect()
-        };
-        let name = "svc_agent_source_connected";
-        gauges_of(encoder, name, "1 if the source answered the last time it was asked", each(|s| s.connected.into()))?;
-        counters_of(encoder, "svc_agent_source_applied", "Objects taken over, new or changed", each(|s| s.applied))?;
-        counters_of(encoder, "svc_agent_source_deleted", "Objects that went away", each(|s| s.deleted))?;
-        counters_of(encoder, "svc_agent_source_lists", "Complete lists", each(|s| s.lists))?;
-        counters_of(encoder, "svc_agent_source_errors", "Failed requests, broken watches", each(|s| s.errors))?;
-        let unusable = states.iter().flat_map(|state| {
-            state.unusable.iter().map(|(reason, count)| ([("kind", state.kind), ("reason", *reason)], *count))
-        });
-        counters_of(encoder, "svc_agent_source_unusable", "Objects or parts of objects left out", unusable)
-    }
 }
 
 pub(super) fn counters_of<L: EncodeLabelSet>(

@@ -39,6 +39,9 @@ impl Exposition {
     }
 }
 
+/// End of a bucket's bound in OpenMetrics, which others write without a fraction: sums by bound must find equal texts.
+const WHOLE_BOUND: &str = ".0\"";
+
 fn to_text(open_metrics: &str) -> String {
     let mut output = String::with_capacity(open_metrics.len());
     // HELP comes before TYPE, and only TYPE says which suffix the name has.
@@ -57,6 +60,8 @@ fn to_text(open_metrics: &str) -> String {
                 output.extend(["# HELP ", name, suffix, " ", text, "\n"]);
             }
             output.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+        } else if let Some((before, after)) = line.split_once(WHOLE_BOUND).filter(|_| line.contains("_bucket{le=\"")) {
+            output.extend([before, "\"", after, "\n"]);
         } else if !line.starts_with('#') {
             output.extend([line, "\n"]);
         }
@@ -68,6 +73,7 @@ fn to_text(open_metrics: &str) -> String {
 mod tests {
     use prometheus_client::metrics::counter::Counter;
     use prometheus_client::metrics::gauge::Gauge;
+    use prometheus_client::metrics::histogram::Histogram;
     use prometheus_client::metrics::info::Info;
 
     use super::*;
@@ -76,7 +82,8 @@ mod tests {
         let mut registry = Registry::default();
         registry.register("requests", "Requests", Counter::<u64>::default());
         registry.register("size", "Size", Gauge::<i64>::default());
-        registry.register("build", "Build", Info::new([("version", "1")]));
+        registry.register("build", "Build", Info::new([("version", "1.0")]));
+        registry.register("time", "Time", Histogram::new([0.5, 2.0]));
         registry
     }
 
@@ -86,7 +93,9 @@ mod tests {
             Exposition::negotiate(Some("text/plain;version=0.0.4")).encode(&registry()).unwrap(),
             "# HELP requests_total Requests.\n# TYPE requests_total counter\nrequests_total 0\n\
              # HELP size Size.\n# TYPE size gauge\nsize 0\n\
-             # HELP build_info Build.\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n"
+             # HELP build_info Build.\n# TYPE build_info gauge\nbuild_info{version=\"1.0\"} 1\n\
+             # HELP time Time.\n# TYPE time histogram\ntime_sum 0.0\ntime_count 0\n\
+             time_bucket{le=\"0.5\"} 0\ntime_bucket{le=\"2\"} 0\ntime_bucket{le=\"+Inf\"} 0\n"
         );
     }
 

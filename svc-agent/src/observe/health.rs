@@ -1,5 +1,5 @@
-//! Health as kube-proxy 1.36 defines it: late updates make the agent unhealthy, a leaving node makes `/healthz` fail.
-//! Holds times and verdicts only; who calls is the run loop, who answers over HTTP is `serve`.
+//! Health as kube-proxy 1.36 defines it: late updates make the agent unhealthy, a leaving node makes `/healthz` fail. Of our own
+//! is `/readyz`: whether the node's Services are programmed. Holds times and verdicts only; the run loop calls, `serve` answers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -58,6 +58,8 @@ pub enum Probe {
     Healthz,
     /// Should the agent be restarted? A leaving node is no reason.
     Livez,
+    /// Are the Services of the cluster in the maps? kube-proxy has no such question: it is healthy while it starts.
+    Readyz,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,7 @@ pub struct Health {
 #[derive(Debug)]
 struct State {
     oldest_pending: Option<Instant>,
-    /// None until the first update is done: alive, but not ready.
+    /// None until the first update is done: healthy, but not ready.
     last_updated: Option<SystemTime>,
     node_eligible: bool,
 }
@@ -102,8 +104,7 @@ impl Health {
         // Before the first update the agent is starting, however long the lists take.
         let healthy = state.last_updated.is_none() || !late;
         let node_eligible = (probe == Probe::Healthz).then_some(state.node_eligible);
-        // Unlike kube-proxy: a node that has not programmed its Services yet should not get traffic for them.
-        let synced = probe == Probe::Livez || state.last_updated.is_some();
+        let synced = probe != Probe::Readyz || state.last_updated.is_some();
         let success = healthy && synced && node_eligible != Some(false);
 
         let current_time = timestamp(now.wall);
@@ -157,11 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn starting_is_alive_but_not_ready_however_long_it_takes() {
+    fn starting_is_healthy_but_not_ready_however_long_it_takes() {
         let (clock, health) = (Clock::new(), Health::new(TIMEOUT));
         health.queued(clock.after(0));
-        assert!(!succeeds(&health, Probe::Healthz, clock.after(3600)));
+        assert!(succeeds(&health, Probe::Healthz, clock.after(3600)));
         assert!(succeeds(&health, Probe::Livez, clock.after(3600)));
+        assert!(!succeeds(&health, Probe::Readyz, clock.after(3600)));
+        health.updated(clock.after(3601));
+        assert!(succeeds(&health, Probe::Readyz, clock.after(3601)));
     }
 
     #[test]
@@ -184,6 +188,7 @@ mod tests {
         health.set_node_eligible(false);
         assert!(!succeeds(&health, Probe::Healthz, clock.after(1)));
         assert!(succeeds(&health, Probe::Livez, clock.after(1)));
+        assert!(succeeds(&health, Probe::Readyz, clock.after(1)));
         health.set_node_eligible(true);
         assert!(succeeds(&health, Probe::Healthz, clock.after(1)));
     }

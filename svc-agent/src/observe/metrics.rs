@@ -12,24 +12,35 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, line
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::shared::Endpoint;
+use super::shared::{Endpoint, Scope};
+use crate::model::IpFamily;
 
 type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct IpFamily {
-    ip_family: IpFamilyValue,
+struct FamilyLabel {
+    ip_family: FamilyValue,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
-enum IpFamilyValue {
+enum FamilyValue {
     IPv4,
     IPv6,
 }
 
-/// Both families are programmed in one step: every observation stands under both, as dashboards select one.
-const FAMILIES: [IpFamily; 2] =
-    [IpFamily { ip_family: IpFamilyValue::IPv4 }, IpFamily { ip_family: IpFamilyValue::IPv6 }];
+impl From<IpFamily> for FamilyLabel {
+    fn from(family: IpFamily) -> Self {
+        let ip_family = match family {
+            IpFamily::V4 => FamilyValue::IPv4,
+            IpFamily::V6 => FamilyValue::IPv6,
+        };
+        Self { ip_family }
+    }
+}
+
+/// Both families are programmed in one step: what is true of the step stands under both, as dashboards select one.
+const FAMILIES: [FamilyLabel; 2] =
+    [FamilyLabel { ip_family: FamilyValue::IPv4 }, FamilyLabel { ip_family: FamilyValue::IPv6 }];
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Code {
@@ -62,10 +73,12 @@ pub(super) struct Metrics {
 }
 
 struct KubeProxy {
-    sync_duration: Family<IpFamily, Histogram>,
-    sync_last: Family<IpFamily, Seconds>,
-    sync_last_queued: Family<IpFamily, Seconds>,
-    network_programming: Family<IpFamily, Histogram>,
+    sync_duration: Family<FamilyLabel, Histogram>,
+    sync_full: Family<FamilyLabel, Histogram>,
+    sync_partial: Family<FamilyLabel, Histogram>,
+    sync_last: Family<FamilyLabel, Seconds>,
+    sync_last_queued: Family<FamilyLabel, Seconds>,
+    network_programming: Family<FamilyLabel, Histogram>,
     service_changes: Changes,
     endpoint_changes: Changes,
     healthz: Family<Code, Counter>,
@@ -124,11 +137,19 @@ impl Metrics {
         set_time(&self.kubeproxy.sync_last_queued, now);
     }
 
-    pub fn update_done(&self, now: SystemTime, duration: Duration) {
-        set_time(&self.kubeproxy.sync_last, now);
+    pub fn update_tried(&self, scope: Scope, duration: Duration) {
+        let of_scope = match scope {
+            Scope::Full => &self.kubeproxy.sync_full,
+            Scope::Partial => &self.kubeproxy.sync_partial,
+        };
         for family in &FAMILIES {
             self.kubeproxy.sync_duration.get_or_create(family).observe(duration.as_secs_f64());
+            of_scope.get_or_create(family).observe(duration.as_secs_f64());
         }
+    }
+
+    pub fn update_done(&self, now: SystemTime) {
+        set_time(&self.kubeproxy.sync_last, now);
         self.kubeproxy.service_changes.pending.set(0);
         self.kubeproxy.endpoint_changes.pending.set(0);
     }
@@ -145,10 +166,9 @@ impl Metrics {
         self.programming.observe(latency.as_secs_f64());
     }
 
-    pub fn trigger_visible(&self, latency: Duration) {
-        for family in &FAMILIES {
-            self.kubeproxy.network_programming.get_or_create(family).observe(latency.as_secs_f64());
-        }
+    pub fn trigger_visible(&self, family: IpFamily, latency: Duration) {
+        let family = FamilyLabel::from(family);
+        self.kubeproxy.network_programming.get_or_create(&family).observe(latency.as_secs_f64());
     }
 
     pub fn source_synced(&self) {
@@ -188,7 +208,8 @@ impl KubeProxy {
             Histogram::new(exponential_buckets(0.001, 2.0, 15))
         }
         fn programming_buckets() -> Histogram {
-            let buckets = linear_buckets(0.25, 0.25, 2)
+            // kube-proxy has the 0 as well, from how it joins these.
+            let buckets = linear_buckets(0.0, 0.25, 3)
                 .chain(linear_buckets(1.0, 1.0, 59))
                 .chain(linear_buckets(60.0, 5.0, 12))
                 .chain(linear_buckets(120.0, 30.0, 7));
@@ -196,6 +217,8 @@ impl KubeProxy {
         }
         let this = Self {
             sync_duration: Family::new_with_constructor(sync_buckets),
+            sync_full: Family::new_with_constructor(sync_buckets),
+            sync_partial: Family::new_with_constructor(sync_buckets),
             sync_last: Family::default(),
             sync_last_queued: Family::default(),
             network_programming: Family::new_with_constructor(programming_buckets),
@@ -209,6 +232,13 @@ impl KubeProxy {
             "In Cluster Network Programming Latency in seconds",
             this.network_programming.clone(),
         );
+        for (durations, scope) in [(&this.sync_full, "full"), (&this.sync_partial, "partial")] {
+            registry.register(
+                format!("sync_{scope}_proxy_rules_duration_seconds"),
+                format!("SyncProxyRules latency in seconds for {scope} resyncs"),
+                durations.clone(),
+            );
+        }
         registry.register("proxy_healthz", "Cumulative proxy healthz HTTP status", this.healthz.clone());
         registry.register("proxy_livez", "Cumulative proxy livez HTTP status", this.livez.clone());
 
@@ -241,7 +271,7 @@ impl KubeProxy {
     }
 }
 
-fn set_time(gauge: &Family<IpFamily, Seconds>, time: SystemTime) {
+fn set_time(gauge: &Family<FamilyLabel, Seconds>, time: SystemTime) {
     for family in &FAMILIES {
         gauge.get_or_create(family).set(unix_seconds(time));
     }

@@ -18,9 +18,10 @@ pub mod reader;
 mod serve;
 pub mod services;
 mod shared;
+mod source;
 
-pub use collect::SourceState;
 pub use pinned::PinnedMaps;
 pub use reader::{MapReader, ReadError};
 pub use serve::{health_router, metrics_router, serve};
-pub use shared::{Endpoint, Settings, Shared};
+pub use shared::{Endpoint, Scope, Settings, Shared};
+pub use source::SourceState;

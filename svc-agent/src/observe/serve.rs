@@ -1,11 +1,11 @@
 //! kube-proxy's HTTP surface: `/metrics`, `/proxyMode` and `/healthz` for people on one address, `/healthz` and `/livez`
-//! for probes and load balancers on another. A server that cannot listen is tried again and never stops the datapath.
+//! for probes and load balancers on another, there also our own `/readyz`. A server that cannot listen is tried again and never stops the datapath.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -61,12 +61,24 @@ pub fn metrics_router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/metrics", get(answer_metrics))
         .route("/proxyMode", get(|| async { plain(PROXY_MODE) }))
-        .route("/healthz", get(|| async { plain("ok") }))
+        .route("/healthz", get(answer_ping))
+        .route("/healthz/ping", get(|| async { plain("ok") }))
         .with_state(shared)
 }
 
 pub fn health_router(shared: Arc<Shared>) -> Router {
-    Router::new().route("/healthz", get(answer_healthz)).route("/livez", get(answer_livez)).with_state(shared)
+    Router::new()
+        .route("/healthz", get(answer_healthz))
+        .route("/livez", get(answer_livez))
+        .route("/readyz", get(answer_readyz))
+        .with_state(shared)
+}
+
+/// Beside the metrics a health check says only that somebody answers.
+async fn answer_ping(RawQuery(query): RawQuery) -> impl IntoResponse {
+    let mut parameters = query.as_deref().unwrap_or_default().split('&');
+    let verbose = parameters.any(|parameter| parameter.split('=').next() == Some("verbose"));
+    plain(if verbose { "[+]ping ok\nhealthz check passed\n" } else { "ok" })
 }
 
 fn plain(text: &'static str) -> impl IntoResponse {
@@ -93,6 +105,10 @@ async fn answer_livez(State(shared): State<Arc<Shared>>) -> Response {
     let (code, response) = probe(&shared, Probe::Livez);
     shared.metrics.livez_answered(code.as_u16());
     response
+}
+
+async fn answer_readyz(State(shared): State<Arc<Shared>>) -> Response {
+    probe(&shared, Probe::Readyz).1
 }
 
 fn probe(shared: &Shared, probe: Probe) -> (StatusCode, Response) {

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use super::collect::{MapCollector, SourceCollector, SourceState};
+use super::collect::MapCollector;
 use super::health::{Health, Moment};
 use super::metrics::Metrics;
 use super::process::ProcessCollector;
 use super::reader::MapReader;
-use crate::model::Node;
+use super::source::{RequestCollector, SourceCollector, SourceState};
+use crate::model::{IpFamily, Node};
+use crate::source::ApiRequests;
 
 /// Choices of the operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,15 @@ impl Endpoint {
     }
 }
 
+/// How much one update had to look at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// All there is: the first update after the start.
+    Full,
+    /// What changed.
+    Partial,
+}
+
 pub(super) type SourceProbe = Box<dyn Fn() -> Vec<SourceState> + Send + Sync>;
 
 pub struct Shared {
@@ -61,6 +72,7 @@ pub struct Shared {
     pub(super) registry: Registry,
     maps: Arc<OnceLock<Box<dyn MapReader>>>,
     source: Arc<OnceLock<SourceProbe>>,
+    requests: Arc<OnceLock<ApiRequests>>,
     metrics_address: watch::Sender<Option<SocketAddr>>,
     health_address: watch::Sender<Option<SocketAddr>>,
 }
@@ -71,8 +83,10 @@ impl Shared {
         let metrics = Metrics::register(&mut registry);
         let maps = Arc::new(OnceLock::new());
         let source = Arc::new(OnceLock::new());
+        let requests = Arc::new(OnceLock::new());
         registry.register_collector(Box::new(MapCollector::new(maps.clone(), settings.service_metrics)));
         registry.register_collector(Box::new(SourceCollector(source.clone())));
+        registry.register_collector(Box::new(RequestCollector(requests.clone())));
         registry.register_collector(Box::new(ProcessCollector));
         Arc::new(Self {
             settings,
@@ -81,6 +95,7 @@ impl Shared {
             registry,
             maps,
             source,
+            requests,
             metrics_address: watch::Sender::new(None),
             health_address: watch::Sender::new(None),
         })
@@ -96,6 +111,11 @@ impl Shared {
         let _ = self.source.set(Box::new(probe));
     }
 
+    /// The source's requests to the API server. Only the first call counts.
+    pub fn attach_requests(&self, requests: ApiRequests) {
+        let _ = self.requests.set(requests);
+    }
+
     /// Something arrived that the maps do not show yet.
     pub fn update_queued(&self) {
         let now = Moment::now();
@@ -103,11 +123,16 @@ impl Shared {
         self.metrics.update_queued(now.wall);
     }
 
-    /// Everything queued so far is visible to the kernel; working on it took `duration`.
-    pub fn update_done(&self, duration: Duration) {
+    /// Working on what was queued took `duration`, whether or not all of it succeeded.
+    pub fn update_tried(&self, scope: Scope, duration: Duration) {
+        self.metrics.update_tried(scope, duration);
+    }
+
+    /// Everything queued so far is visible to the kernel.
+    pub fn update_done(&self) {
         let now = Moment::now();
         self.health.updated(now);
-        self.metrics.update_done(now.wall, duration);
+        self.metrics.update_done(now.wall);
     }
 
     /// A Service object appeared, changed or went away.
@@ -126,11 +151,11 @@ impl Shared {
     }
 
     /// As [`Self::change_visible`], measured from the moment the cluster noticed it (annotation
-    /// endpoints.kubernetes.io/last-change-trigger-time).
-    pub fn trigger_visible(&self, trigger: SystemTime) {
+    /// endpoints.kubernetes.io/last-change-trigger-time) on a slice of this family.
+    pub fn trigger_visible(&self, family: IpFamily, trigger: SystemTime) {
         // A trigger in the future is a clock that differs, not a latency.
         if let Ok(latency) = trigger.elapsed() {
-            self.metrics.trigger_visible(latency);
+            self.metrics.trigger_visible(family, latency);
         }
     }
 

@@ -94,7 +94,7 @@ impl Found {
         let (mut markers, mut addresses) = (Vec::new(), HashSet::new());
         for (frontend, index) in std::mem::take(&mut self.frontends) {
             if frontend.is_marker() {
-                markers.push(frontend);
+                markers.push((frontend, index));
                 continue;
             }
             addresses.insert(frontend.marker());
@@ -105,7 +105,6 @@ impl Found {
                 _ => publisher.stale_frontends.push(frontend),
             }
         }
-        publisher.adopt_markers(markers, &addresses);
         let mut ranges = Vec::new();
         for (index, entry) in &self.entries {
             let mut backends = self.backends.remove(index).unwrap_or_default();
@@ -146,6 +145,7 @@ impl Found {
                 });
             }
         }
+        publisher.adopt_markers(markers, &addresses);
         for backend in self.backends.values().flatten() {
             adopted.unfinished += 1;
             publisher.ending.push((backend.index, backend.generation));

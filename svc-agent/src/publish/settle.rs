@@ -111,6 +111,9 @@ impl<M: Maps> Publisher<M> {
         if let Some(record) = self.records.get_mut(&index) {
             record.backends = backends;
             if let Some(publication) = publication {
+                if record.publication.verdict() != publication.verdict() {
+                    self.markers.touch(record.frontend);
+                }
                 record.publication = publication;
                 record.damaged = false;
                 if let Some(before) = std::mem::replace(&mut record.slots, slots) {

@@ -31,7 +31,7 @@ impl<M: Maps> Publisher<M> {
     pub fn stats(&self) -> Stats {
         let capacities = self.maps.capacities();
         let frontends = |family| {
-            let entries = self.frontends.keys().chain(&self.markers.present);
+            let entries = self.frontends.keys().chain(self.markers.present.keys());
             entries.filter(|entry| entry.family == family).count() as u32
         };
         let usage = |map, entries, capacity| MapUsage { map, entries, capacity };

@@ -4,6 +4,7 @@
 //! Neighbours: [`super::convert`] parses, [`super::manifests`] is the source for clusters without an API server.
 
 mod outage;
+mod requests;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
@@ -24,6 +26,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::convert::{Followed, ParseError, parse_object_name};
 use super::{Interner, Kind, SourceEvent, SourceStats};
 use outage::{Outage, must_list_again};
+pub use requests::ApiRequests;
 
 const PAGE_SIZE: u32 = 500;
 
@@ -70,7 +73,7 @@ pub enum ConnectError {
 }
 
 /// A client from a kubeconfig, or with `None` from the pod's service account. Contacts nobody yet.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+pub async fn connect(kubeconfig: Option<&Path>, requests: &ApiRequests) -> Result<Client, ConnectError> {
     let mut config = match kubeconfig {
         None => kube::Config::incluster().map_err(ConnectError::InCluster)?,
         Some(path) => {
@@ -86,7 +89,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     // Longer than a watch may be silent, so that only a request nobody answers runs into it.
     config.read_timeout = Some(Duration::from_secs(300));
     info!(server = %config.cluster_url, "following the API server");
-    Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let client = ClientBuilder::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+    Ok(client.with_layer(&requests.layer(host)).build())
 }
 
 /// Follows the API server until the receiver is gone.

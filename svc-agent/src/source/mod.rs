@@ -14,4 +14,5 @@ pub use convert::{
 };
 pub use event::{Kind, SourceEvent};
 pub use intern::Interner;
+pub use kubernetes::ApiRequests;
 pub use stats::{KindStats, SourceStats};

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use svc_agent::index::Index;
 use svc_agent::model::{EndpointSlice, Node, ObjectName, Service};
 use svc_agent::source::{
-    Interner, SourceEvent, SourceStats, kubernetes, parse_endpoint_slice, parse_node, parse_service,
+    ApiRequests, Interner, SourceEvent, SourceStats, kubernetes, parse_endpoint_slice, parse_node, parse_service,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::apiserver::{ApiServer, Resource};
+use svc_testbed::apiserver::{ApiServer, Resource};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ impl Follower {
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = directory.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
-        let client = kubernetes::connect(Some(&kubeconfig)).await.unwrap();
+        let client = kubernetes::connect(Some(&kubeconfig), &ApiRequests::default()).await.unwrap();
         Self::start_with(client, NODE)
     }
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use svc_agent::source::kubernetes;
+use svc_agent::source::{ApiRequests, kubernetes};
 
 use crate::follower::{Follower, PATIENCE, State};
 
@@ -122,7 +122,7 @@ async fn follows_a_real_api_server() {
         eprintln!("skipped: set KUBECONFIG_TEST to the kubeconfig of a cluster for tests");
         return;
     };
-    let client = kubernetes::connect(Some(Path::new(&kubeconfig))).await.unwrap();
+    let client = kubernetes::connect(Some(Path::new(&kubeconfig)), &ApiRequests::default()).await.unwrap();
     let cluster = Cluster { client, name: format!("svc-agent-test-{}", std::process::id()) };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.name}});
     cluster.apply(namespace.clone()).await;

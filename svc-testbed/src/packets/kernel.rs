@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeSet, HashMap as StdHashMap};
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, ProgramArray, RingBuf};
 use aya::programs::{ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     Event, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, map,
-    program,
+    program, tail_call,
 };
 use svc_datapath::filter;
 
@@ -65,9 +65,19 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the object; needs root.
     pub fn load(object: &Path) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
+        Self::load_sized(object, &[])
+    }
+
+    /// Loads the object with other capacities of some maps.
+    pub fn load_sized(object: &Path, capacities: &[(&str, u32)]) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for (map, entries) in capacities {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("loading {}: build it with `cargo xtask build-ebpf`", object.display()))?;
+        connect_programs(&mut ebpf)?;
         let mut programs = StdHashMap::new();
         for hook in Hook::ALL {
             let name = match hook {
@@ -131,7 +141,17 @@ impl Kernel {
         Ok(())
     }
 
-    fn write(&mut self, change: &Change) -> Result<()> {
+    /// Forgets all connections.
+    pub fn clear_flows(&mut self) -> Result<()> {
+        clear(&mut self.flows_v4)?;
+        clear(&mut self.flows_v6)
+    }
+
+    pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {
+        self.programs[&hook].as_fd()
+    }
+
+    pub fn write(&mut self, change: &Change) -> Result<()> {
         match *change {
             Change::Frontend { address, protocol, service } => {
                 let v4: Option<FrontendKeyV4> = frontend_key(address, protocol);
@@ -230,6 +250,23 @@ impl Kernel {
         }
         Ok(state)
     }
+}
+
+/// Fills in what the programs continue with. The array works while `ebpf` lives.
+fn connect_programs(ebpf: &mut Ebpf) -> Result<()> {
+    let mut targets = Vec::new();
+    for (index, name) in tail_call::TARGETS {
+        let classifier: &mut SchedClassifier =
+            ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
+        classifier.load().with_context(|| format!("loading program {name}"))?;
+        targets.push((index, classifier.fd()?.try_clone()?));
+    }
+    let mut programs: ProgramArray<_> =
+        ebpf.map_mut(map::PROGRAMS).context("the object has no PROGRAMS")?.try_into()?;
+    for (index, program) in &targets {
+        programs.set(*index, program, 0)?;
+    }
+    Ok(())
 }
 
 /// An element that is not there is as good as removed.

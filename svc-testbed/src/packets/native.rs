@@ -1,6 +1,6 @@
 //! The dataplane as ordinary code: `svc_datapath` on memory. Neighbours: [`super::runner`] plays cases on it.
 
-use svc_datapath::{Action, Side, tc};
+use svc_datapath::{Action, Side, fast, tc};
 
 use super::case::{Case, Hook, Outcome};
 use super::frame::Checksums;
@@ -12,6 +12,16 @@ use super::world::Change;
 
 /// Sends one packet through the logic of a hook.
 pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
+    let fast = match hook {
+        Hook::PodIngress | Hook::UplinkIngress => fast::ingress(packet, tables),
+        Hook::PodEgress => fast::egress(packet, tables, Side::Pod),
+        Hook::UplinkEgress => fast::egress(packet, tables, Side::Uplink),
+    };
+    fast.unwrap_or_else(|| run_slow(hook, packet, tables))
+}
+
+/// The complete path, without its shortcut.
+pub fn run_slow(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
     match hook {
         Hook::PodIngress => tc::ingress(packet, tables, Side::Pod),
         Hook::UplinkIngress => tc::ingress(packet, tables, Side::Uplink),

@@ -1,9 +1,11 @@
-//! BPF_PROG_TEST_RUN with the flags aya does not offer. Must not know what programs do.
+//! BPF_PROG_TEST_RUN with the flags and results aya does not offer. Must not know what programs do.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 /// The kernel computes CHECKSUM_COMPLETE before the program and verifies it afterwards (EBADMSG): 6.16.
 pub const SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
 
@@ -43,12 +45,65 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], flags: u32) -> io::Result<(u32
         flags,
         ..TestRunAttr::default()
     };
-    // SAFETY: `attr` is laid out as the kernel's union for this command and passed with its size; both buffers
-    // outlive the call and are as long as `attr` says.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRunAttr>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: both buffers outlive the call and are as long as `attr` says.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
     out.truncate(attr.data_size_out as usize);
     Ok((attr.retval, out))
+}
+
+/// Runs a classifier `repeat` times on one packet, each time on what the run before left of it. Returns what the last run
+/// returned and the nanoseconds one run took.
+pub fn repeat(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<(u32, u32)> {
+    let mut attr = TestRunAttr {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: the frame outlives the call and is as long as `attr` says.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok((attr.retval, attr.duration))
+}
+
+/// The part of `union bpf_attr` for BPF_PROG_LOAD that every kernel knows.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// A classifier that does nothing: what a test run costs by itself.
+pub fn load_empty() -> io::Result<OwnedFd> {
+    // r0 = TC_ACT_UNSPEC; exit
+    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    let mut attr = LoadAttr {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..LoadAttr::default()
+    };
+    // SAFETY: instructions and license outlive the call.
+    let descriptor = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// # Safety
+/// `attr` is laid out as the kernel's union for this command, and what it points to is valid during the call.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: the caller's promise; the size is the attribute's own.
+    match unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) } {
+        result if result < 0 => Err(io::Error::last_os_error()),
+        result => Ok(result as i32),
+    }
 }

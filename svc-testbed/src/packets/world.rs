@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use svc_common::{
     AddrV4, AddrV6, BackendEntry, BackendRef, Config, Family, FlowKey, FrontendKey, Port, Protocol, Publication,
-    ServiceEntry, Verdict, address_class, backend_flag, service_flag,
+    ServiceEntry, Verdict, address_class, address_marker, backend_flag, service_flag,
 };
 
 use super::frame::at;
@@ -192,9 +192,20 @@ impl World {
         self.changes.extend([
             Change::Class { address: frontend.ip(), bits: address_class::FRONTEND },
             Change::Service { index, entry },
-            Change::Frontend { address: any_port, protocol: Protocol(0), service: Some(u32::MAX) },
+            Change::Frontend { address: any_port, protocol: Protocol(0), service: Some(self.marker(frontend.ip())) },
             Change::Frontend { address: frontend, protocol, service: Some(index) },
         ]);
+    }
+
+    /// What the marker of an address says.
+    fn marker(&self, address: IpAddr) -> u32 {
+        let services = self.services.iter().filter(|entry| narrow_to(entry.family, entry.address) == address);
+        let verdicts: Vec<Verdict> = services.map(|entry| entry.publication.verdict()).collect();
+        match () {
+            () if verdicts.contains(&Verdict::FORWARD) => address_marker::ANSWERS,
+            () if verdicts.contains(&Verdict::DROP) => address_marker::DROPS,
+            () => address_marker::REFUSES,
+        }
     }
 
     fn add_service(mut self, protocol: Protocol, frontend: &str, publication: Publication) -> Self {
@@ -304,6 +315,10 @@ impl World {
         entry.publication = publication;
         let entry = *entry;
         self.changes.push(Change::Service { index: service, entry });
+        let address = narrow_to(entry.family, entry.address);
+        let marker = Some(self.marker(address));
+        let address = SocketAddr::new(address, 0);
+        self.changes.push(Change::Frontend { address, protocol: Protocol(0), service: marker });
         self.changes[from..].to_vec()
     }
 

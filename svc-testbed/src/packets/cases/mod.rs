@@ -2,6 +2,7 @@
 
 mod choice;
 mod clash;
+mod echo;
 mod errors;
 mod hairpin;
 mod headers;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Case> {
         uplink::cases(),
         node::cases(),
         errors::cases(),
+        echo::cases(),
         headers::cases(),
         limits::cases(),
     ]

@@ -5,7 +5,7 @@ use svc_common::Protocol;
 use super::cast::*;
 use crate::packets::case::Hook::{self, *};
 use crate::packets::case::{Case, case};
-use crate::packets::frame::{Checksums, icmp, raw, tcp, udp};
+use crate::packets::frame::{Checksums, raw, tcp, udp};
 use crate::packets::world::{NODE_V4, World};
 
 fn world() -> World {
@@ -43,9 +43,6 @@ pub fn cases() -> Vec<Case> {
         everywhere("pass: SCTP to a service address", |case, hook| {
             let ports = [0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0];
             case.at(hook, raw(Protocol::SCTP.0, CLIENT, NGINX, &ports))
-        }),
-        everywhere("pass: ping to a service address", |case, hook| {
-            case.at(hook, icmp(CLIENT, NGINX, 8, 0, [0, 1, 0, 1], b"ping"))
         }),
         everywhere("pass: IGMP and IP in IP", |case, hook| {
             case.at(hook, raw(2, CLIENT, NGINX, &[0x16, 0, 0, 0, 224, 0, 0, 1]))

@@ -1,15 +1,15 @@
-//! A small Kubernetes API server in the test's own process: lists in pages, watches with bookmarks, selectors, history
+//! A small Kubernetes API server in the own process: lists in pages, watches with bookmarks, selectors, history
 //! that expires, and faults on demand. It keeps what it is given as it is: no defaulting, no validation.
 //! Neighbours: `faults` says how it misbehaves, `http` speaks to clients.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod faults;
 mod http;
 mod selector;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -37,12 +37,13 @@ impl Resource {
         }
     }
 
-    pub fn of(object: &Value) -> Self {
-        match object["kind"].as_str() {
-            Some("Service") => Self::Services,
-            Some("EndpointSlice") => Self::EndpointSlices,
-            Some("Node") => Self::Nodes,
-            other => panic!("this server has no {other:?}"),
+    /// `None`: not served here.
+    pub fn of_kind(kind: &str) -> Option<Self> {
+        match kind {
+            "Service" => Some(Self::Services),
+            "EndpointSlice" => Some(Self::EndpointSlices),
+            "Node" => Some(Self::Nodes),
+            _ => None,
         }
     }
 
@@ -110,6 +111,12 @@ struct Shared {
     signal: watch::Sender<Signal>,
 }
 
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub struct ApiServer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -117,15 +124,20 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    pub async fn start() -> Self {
+    /// On a free port of the loopback interface.
+    pub async fn start() -> io::Result<Self> {
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?)
+    }
+
+    /// Serves what connects to the listener, which may belong to another network namespace. Needs a running runtime.
+    pub fn on(listener: TcpListener) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { version: 100, ..State::default() }),
             signal: watch::Sender::new(Signal { version: 100, epoch: 0 }),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr()?;
         let task = Some(tokio::spawn(http::serve(listener, shared.clone())));
-        Self { address, shared, task }
+        Ok(Self { address, shared, task })
     }
 
     pub fn url(&self) -> String {
@@ -145,20 +157,25 @@ impl ApiServer {
 
     /// Connections are refused, and the present ones cut, until [`Self::come_back`].
     pub async fn go_away(&mut self) {
-        let task = self.task.take().expect("it is there");
-        task.abort();
-        task.await.expect_err("it has been aborted");
+        if let Some(task) = self.task.take() {
+            task.abort();
+            // An error says that it has been aborted.
+            let _ = task.await;
+        }
         self.close_watches();
     }
 
-    pub async fn come_back(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+    pub async fn come_back(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
         self.task = Some(tokio::spawn(http::serve(listener, self.shared.clone())));
+        Ok(())
     }
 
-    /// Creates or replaces an object.
+    /// Creates or replaces an object. One of a kind that is not served here is nobody's business.
     pub fn apply(&self, object: Value) {
-        self.change(Resource::of(&object), name_of(&object), Some(object));
+        if let Some(resource) = object["kind"].as_str().and_then(Resource::of_kind) {
+            self.change(resource, name_of(&object), Some(object));
+        }
     }
 
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) {
@@ -168,19 +185,19 @@ impl ApiServer {
     /// Every object of a resource that a client with the selector may see.
     pub fn objects(&self, resource: Resource, label_selector: &str, field_selector: &str) -> Vec<Value> {
         let selector = Selector::parse(label_selector, field_selector);
-        let state = self.shared.state.lock().unwrap();
+        let state = self.shared.state();
         let objects = state.stores.get(&resource).into_iter().flat_map(|store| store.objects.values());
         objects.filter(|object| selector.matches(object)).map(|object| (**object).clone()).collect()
     }
 
     /// The next `times` requests of this kind go wrong.
     pub fn fail(&self, resource: Resource, verb: Verb, fault: Fault, times: usize) {
-        self.shared.state.lock().unwrap().faults.push((resource, verb, fault, times));
+        self.shared.state().faults.push((resource, verb, fault, times));
     }
 
     /// All faults are over.
     pub fn heal(&self) {
-        self.shared.state.lock().unwrap().faults.clear();
+        self.shared.state().faults.clear();
     }
 
     /// Ends every open watch without a word.
@@ -199,7 +216,7 @@ impl ApiServer {
     }
 
     fn forget(&self, ahead: u64) {
-        let mut state = self.shared.state.lock().unwrap();
+        let mut state = self.shared.state();
         state.version += ahead;
         let version = state.version;
         state.snapshots.clear();
@@ -212,17 +229,17 @@ impl ApiServer {
 
     /// Watches from an expired version get HTTP 410 instead of an event that says so.
     pub fn say_gone_with_status(&self) {
-        self.shared.state.lock().unwrap().gone_as_status = true;
+        self.shared.state().gone_as_status = true;
     }
 
     /// Whether a bookmark has told watches of this resource all that has happened on the server.
     pub fn bookmark_is_current(&self, resource: Resource) -> bool {
-        let state = self.shared.state.lock().unwrap();
+        let state = self.shared.state();
         state.stores.get(&resource).is_some_and(|store| store.bookmark == state.version)
     }
 
     pub fn requests(&self) -> Vec<Request> {
-        self.shared.state.lock().unwrap().requests.clone()
+        self.shared.state().requests.clone()
     }
 
     pub fn count(&self, resource: Resource, verb: Verb) -> usize {
@@ -230,7 +247,7 @@ impl ApiServer {
     }
 
     fn change(&self, resource: Resource, name: Name, object: Option<Value>) {
-        let mut state = self.shared.state.lock().unwrap();
+        let mut state = self.shared.state();
         state.version += 1;
         let version = state.version;
         let store = state.stores.entry(resource).or_default();

@@ -24,7 +24,7 @@ impl Selector {
         };
         Self {
             labels: terms(labels).into_iter().map(label).collect(),
-            fields: terms(fields).iter().map(|term| pair(term).expect("a field selector has a value")).collect(),
+            fields: terms(fields).iter().filter_map(|term| pair(term)).collect(),
         }
     }
 

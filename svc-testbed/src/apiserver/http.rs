@@ -9,6 +9,7 @@ use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -29,7 +30,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     // Connections end together with this task.
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.unwrap();
+        // A client that gave up meanwhile is no reason to end.
+        let Ok((stream, _)) = listener.accept().await else { continue };
         let shared = shared.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| answer(shared.clone(), request));
@@ -46,7 +48,7 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
     let query = parse_query(request.uri().query().unwrap_or_default());
     let verb = if query.get("watch").is_some_and(|watch| watch == "true") { Verb::Watch } else { Verb::List };
     let fault = {
-        let mut state = shared.state.lock().unwrap();
+        let mut state = shared.state();
         state.requests.push(Request { resource, verb, query: query.clone() });
         take_fault(&mut state.faults, resource, verb, query.contains_key("continue"))
     };
@@ -60,8 +62,8 @@ async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Resul
             Ok(hyper::Response::new(BodyExt::boxed_unsync(StreamBody::new(stream::iter([begin, end])))))
         }
         (Some(Fault::BrokenJson), Verb::List) => Ok(text_response("{\"kind\": nonsense}")),
-        (Some(Fault::ErrorEvent(_)), Verb::List) => panic!("a list has no events"),
-        (None, Verb::List) => Ok(list(&shared, resource, &query)),
+        // A list has no events.
+        (None | Some(Fault::ErrorEvent(_)), Verb::List) => Ok(list(&shared, resource, &query)),
         (fault, Verb::Watch) => Ok(watch(shared, resource, &query, fault)),
     }
 }
@@ -84,11 +86,11 @@ fn take_fault(
 }
 
 fn list(shared: &Shared, resource: Resource, query: &BTreeMap<String, String>) -> Response {
-    let mut state = shared.state.lock().unwrap();
+    let mut state = shared.state();
     let version = state.version;
     let (rest, list_version) = match query.get("continue") {
         Some(token) => match state.snapshots.remove(token) {
-            Some(rest) => (rest, token.split('-').next().unwrap().to_owned()),
+            Some(rest) => (rest, token.split('-').next().unwrap_or_default().to_owned()),
             None => return json_response(410, &status(410)),
         },
         None => {
@@ -98,7 +100,7 @@ fn list(shared: &Shared, resource: Resource, query: &BTreeMap<String, String>) -
             (objects, version.to_string())
         }
     };
-    let limit = query.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let mut metadata = json!({"resourceVersion": list_version});
     let (page, rest) = rest.split_at(limit.min(rest.len()));
     if !rest.is_empty() {
@@ -112,9 +114,9 @@ fn list(shared: &Shared, resource: Resource, query: &BTreeMap<String, String>) -
 }
 
 fn watch(shared: Arc<Shared>, resource: Resource, query: &BTreeMap<String, String>, fault: Option<Fault>) -> Response {
-    let from: u64 = query.get("resourceVersion").map_or(0, |version| version.parse().unwrap());
+    let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or_default();
     let (expired, gone_as_status) = {
-        let mut state = shared.state.lock().unwrap();
+        let mut state = shared.state();
         (state.stores.entry(resource).or_default().expired > from, state.gone_as_status)
     };
     match (expired, gone_as_status) {
@@ -136,7 +138,7 @@ fn watch(shared: Arc<Shared>, resource: Resource, query: &BTreeMap<String, Strin
     let mut signal = shared.signal.subscribe();
     let epoch = signal.borrow_and_update().epoch;
     // A broken event hides a change: the client must not believe that it has seen it.
-    let seen = if opening.is_some() { shared.state.lock().unwrap().version } else { from };
+    let seen = if opening.is_some() { shared.state().version } else { from };
     let follow = (shared, selector, signal, Some(seen), opening);
     body_response(stream::unfold(follow, move |(shared, selector, mut signal, seen, mut opening)| async move {
         // Nothing follows an error.
@@ -164,7 +166,7 @@ fn watch(shared: Arc<Shared>, resource: Resource, query: &BTreeMap<String, Strin
                     "apiVersion": api_version, "kind": kind,
                     "metadata": {"resourceVersion": seen.to_string(), "creationTimestamp": null},
                 });
-                shared.state.lock().unwrap().stores.entry(resource).or_default().bookmark = seen;
+                shared.state().stores.entry(resource).or_default().bookmark = seen;
                 return Some((Ok(event("BOOKMARK", &object)), (shared, selector, signal, Some(seen), None)));
             }
         }
@@ -173,7 +175,7 @@ fn watch(shared: Arc<Shared>, resource: Resource, query: &BTreeMap<String, Strin
 
 /// `None` if some of them are forgotten.
 fn changes_since(shared: &Shared, resource: Resource, seen: u64) -> Option<(Vec<Change>, u64)> {
-    let mut state = shared.state.lock().unwrap();
+    let mut state = shared.state();
     let version = state.version;
     let store = state.stores.entry(resource).or_default();
     let changes = store.history.iter().filter(|change| change.version > seen).cloned().collect();
@@ -219,24 +221,27 @@ fn decode(text: &str) -> String {
         bytes.push(match byte {
             b'+' => b' ',
             b'%' => {
-                let digits = [rest.next().unwrap(), rest.next().unwrap()];
-                u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                let mut digit =
+                    || rest.next().and_then(|digit| char::from(digit).to_digit(16)).unwrap_or_default() as u8;
+                (digit() << 4) | digit()
             }
             other => other,
         });
     }
-    String::from_utf8(bytes).unwrap()
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn json_response(code: u16, value: &Value) -> Response {
     let mut response = text_response(&value.to_string());
-    *response.status_mut() = hyper::StatusCode::from_u16(code).unwrap();
+    *response.status_mut() = hyper::StatusCode::from_u16(code).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
 
 fn text_response(text: &str) -> Response {
     let body = Full::new(Bytes::from(text.to_owned())).map_err(|never: Infallible| match never {});
-    hyper::Response::builder().header("content-type", "application/json").body(body.boxed_unsync()).unwrap()
+    let mut response = hyper::Response::new(body.boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn body_response(chunks: impl stream::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static) -> Response {
