@@ -35,7 +35,7 @@ fn a_new_service_becomes_visible_last() {
             Write::Backend(1),
             Write::Generation(1, 1),
             Write::Slots(0, vec![BackendRef::new(0, 1), BackendRef::new(1, 1)]),
-            Write::Publication(0, forward(0, 2)),
+            Write::Publication(0, forward(0, 2).with_local(true)),
             Write::InsertName(0, "default/web:http".into()),
             Write::InsertFrontend(frontend.marker(), address_marker::ANSWERS),
             Write::InsertFrontend(frontend, 0),
