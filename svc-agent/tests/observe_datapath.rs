@@ -74,7 +74,9 @@ impl Datapath {
         }
         for (index, name) in tail_call::TARGETS {
             let classifier: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            classifier.load().unwrap();
+            if classifier.fd().is_err() {
+                classifier.load().unwrap();
+            }
             let fd = classifier.fd().unwrap().try_clone().unwrap();
             let mut programs = ProgramArray::try_from(ebpf.map_mut(map::PROGRAMS).unwrap()).unwrap();
             programs.set(index, &fd, 0).unwrap();

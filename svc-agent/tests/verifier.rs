@@ -3,10 +3,22 @@
 
 use svc_agent::datapath::{CLASSIFIERS, Capacities, HOOKS, Variant, load};
 
-const NEWEST: Variant =
-    Variant { trace: false, coarse_clock: true, set_retval: true, ipv6_csum_flag: true, host_netns_cookie: 1 };
-const OLDEST: Variant =
-    Variant { trace: false, coarse_clock: false, set_retval: false, ipv6_csum_flag: false, host_netns_cookie: 0 };
+const NEWEST: Variant = Variant {
+    trace: false,
+    coarse_clock: true,
+    set_retval: true,
+    ipv6_csum_flag: true,
+    forward_direct: true,
+    host_netns_cookie: 1,
+};
+const OLDEST: Variant = Variant {
+    trace: false,
+    coarse_clock: false,
+    set_retval: false,
+    ipv6_csum_flag: false,
+    forward_direct: false,
+    host_netns_cookie: 0,
+};
 
 /// Code that one fact removes or adds does not depend on another, so the extremes and each fact alone are enough.
 #[test]
@@ -19,6 +31,8 @@ fn the_verifier_accepts_every_program_in_every_variant() {
         Variant { coarse_clock: false, ..NEWEST },
         Variant { set_retval: false, ..NEWEST },
         Variant { ipv6_csum_flag: false, ..NEWEST },
+        Variant { forward_direct: false, ..NEWEST },
+        Variant { forward_direct: true, ..OLDEST },
         Variant { host_netns_cookie: 0, ..NEWEST },
     ] {
         let loaded = load(None, &variant, Capacities { flows: Some(1024) });

@@ -57,3 +57,9 @@ pub struct RangeKey {
     pub address: AddrV6,
 }
 abi!(RangeKey, 20);
+
+/// Bits of the values of INTERFACES, by interface index.
+pub mod interface_flag {
+    /// One end of a pair whose other end is in a pod's network namespace: bpf_redirect_peer goes there.
+    pub const PEER: u32 = 1 << 0;
+}

@@ -1,5 +1,6 @@
 //! Flows: what happens to the packets of one connection at one hook, for one direction.
 //! A translated connection is a pair of flows: each one's tuple after translation, reversed, is the other's key.
+//! Beside each flow lies the way its packets take past the node's stack, if they may.
 
 use crate::{AddrV4, AddrV6, BackendRef, Port, Protocol, abi};
 
@@ -28,6 +29,47 @@ pub mod flow_stage {
 }
 
 /// Value of FLOWS_V4 / FLOWS_V6.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowEntry<A> {
+    pub flow: Flow<A>,
+    pub hop: Hop,
+}
+pub type FlowEntryV4 = FlowEntry<AddrV4>;
+pub type FlowEntryV6 = FlowEntry<AddrV6>;
+abi!(FlowEntryV4, 56);
+abi!(FlowEntryV6, 80);
+
+/// Where packets of a flow go after translation, asked of the routing table once a second (`--forwarding=direct`).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hop {
+    /// The neighbour, for [`hop_kind::NEIGHBOUR_V4`] (in the first word) and [`hop_kind::NEIGHBOUR_V6`].
+    pub neighbour: AddrV6,
+    /// Index of the interface the packets leave by.
+    pub interface: u32,
+    /// Of the path: bytes from the network header on.
+    pub mtu: u16,
+    /// One of [`hop_kind`].
+    pub kind: u8,
+    pub zero: u8,
+}
+abi!(Hop, 24);
+
+/// Values of [`Hop::kind`].
+pub mod hop_kind {
+    /// Nobody has asked yet.
+    pub const UNKNOWN: u8 = 0;
+    /// Through the stack: the routing table wants it so, or the neighbour is not known yet.
+    pub const STACK: u8 = 1;
+    /// Into the pod at the other end of the interface (bpf_redirect_peer).
+    pub const PEER: u8 = 2;
+    /// To a neighbour on the interface's network (bpf_redirect_neigh).
+    pub const NEIGHBOUR_V4: u8 = 3;
+    pub const NEIGHBOUR_V6: u8 = 4;
+}
+
+/// What happens to a flow's packets.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow<A> {

@@ -14,10 +14,15 @@ mod service;
 mod socket;
 
 pub use address::{AddrV4, AddrV6, Family, Port, Protocol};
-pub use config::{ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, RangeKey, address_class, feature};
+pub use config::{
+    ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, RangeKey, address_class, feature, interface_flag,
+};
 pub use counters::ServiceCounters;
 pub use event::{Event, event_kind, event_path};
-pub use flow::{Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, flow_op, flow_stage, flow_state};
+pub use flow::{
+    Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Hop, flow_op, flow_stage,
+    flow_state, hop_kind,
+};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use reason::DropReason;
 pub use service::{
@@ -49,6 +54,8 @@ pub mod map {
     pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
     pub const EVENTS: &str = "EVENTS";
     pub const PROGRAMS: &str = "PROGRAMS";
+    pub const INTERFACES: &str = "INTERFACES";
+    pub const SCRATCH: &str = "SCRATCH";
 }
 
 /// Program names, as in the object file and (as links) in the pin directory.
@@ -77,15 +84,18 @@ pub mod tail_call {
     pub const POD_EGRESS_SLOW: u32 = 1;
     pub const UPLINK_INGRESS_SLOW: u32 = 2;
     pub const UPLINK_EGRESS_SLOW: u32 = 3;
+    /// Back to the fast program, once a flow is entered.
+    pub const POD_INGRESS: u32 = 4;
     /// Capacity of PROGRAMS.
     pub const MAX: u32 = 16;
 
     /// Which program belongs where.
-    pub const TARGETS: [(u32, &str); 4] = [
+    pub const TARGETS: [(u32, &str); 5] = [
         (POD_INGRESS_SLOW, program::POD_INGRESS_SLOW),
         (POD_EGRESS_SLOW, program::POD_EGRESS_SLOW),
         (UPLINK_INGRESS_SLOW, program::UPLINK_INGRESS_SLOW),
         (UPLINK_EGRESS_SLOW, program::UPLINK_EGRESS_SLOW),
+        (POD_INGRESS, program::POD_INGRESS),
     ];
 }
 

@@ -63,6 +63,9 @@ fn layouts_match_the_golden_file() {
             zero
         }
     );
+    layout!(out, Hop { neighbour, interface, mtu, kind, zero });
+    layout!(out, FlowEntryV4 { flow, hop });
+    layout!(out, FlowEntryV6 { flow, hop });
     layout!(out, FragmentKey { source, destination, id, protocol, stage, zero });
     layout!(out, FragmentPorts { source_port, destination_port });
     layout!(out, SocketKey { cookie, fact, zero });

@@ -1,8 +1,9 @@
 //! What the two address families have in common, so that everything behind parsing is written once.
 
-use svc_common::{AddrV4, AddrV6, Family};
+use svc_common::{AddrV4, AddrV6, Family, FlowEntry};
 
 use crate::filter;
+use crate::tables::Scratch;
 
 /// An IPv4 or IPv6 address.
 pub trait Address: Copy + Eq {
@@ -19,6 +20,8 @@ pub trait Address: Copy + Eq {
     fn is_unspecified(self) -> bool;
     /// Ones' complement sum of the address's words (see [`crate::checksum`]).
     fn sum(self) -> u32;
+    /// Room for an entry of the family's flow table.
+    fn entry(scratch: &mut Scratch) -> &mut FlowEntry<Self>;
 }
 
 impl Address for AddrV4 {
@@ -49,6 +52,11 @@ impl Address for AddrV4 {
     #[inline(always)]
     fn sum(self) -> u32 {
         self.0
+    }
+
+    #[inline(always)]
+    fn entry(scratch: &mut Scratch) -> &mut FlowEntry<Self> {
+        &mut scratch.v4
     }
 }
 
@@ -81,5 +89,10 @@ impl Address for AddrV6 {
     #[inline(always)]
     fn sum(self) -> u32 {
         crate::checksum::fold_words(self.0)
+    }
+
+    #[inline(always)]
+    fn entry(scratch: &mut Scratch) -> &mut FlowEntry<Self> {
+        &mut scratch.v6
     }
 }

@@ -2,7 +2,7 @@
 //! Neighbours: `select` chooses, `flow` enters the pair, `verdict` says no.
 
 use svc_common::{
-    DropReason, Flow, FlowKey, FrontendKey, Port, Protocol, address_class, flow_op, flow_stage, flow_state,
+    DropReason, Flow, FlowEntry, FlowKey, FrontendKey, Port, Protocol, address_class, flow_op, flow_stage, flow_state,
 };
 
 use crate::address::Address;
@@ -30,7 +30,7 @@ enum Destination {
     NoService,
 }
 
-/// The first packet that a client sends through one of our interfaces; its own flow is left in `flow`.
+/// The first packet that a client sends through one of our interfaces; its own flow is left in `entry`.
 #[inline(always)]
 pub fn begin<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
@@ -38,15 +38,16 @@ pub fn begin<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     side: Side,
     class: u8,
     headers: &Headers<A>,
-    flow: &mut Flow<A>,
+    entry: &mut FlowEntry<A>,
     now: u32,
 ) -> Begun {
     if unknown_connection(headers) {
         return Begun::Done(Action::Pass);
     }
+    entry.flow = flow::unchanged(&headers.key, now);
     if class & address_class::FRONTEND != 0 {
-        match find_destination(packet, tables, headers, flow, now) {
-            Destination::Backend => return connect(tables, side, headers, flow, now),
+        match find_destination(packet, tables, headers, &mut entry.flow, now) {
+            Destination::Backend => return connect(tables, side, headers, entry, now),
             Destination::Refused(action) => return Begun::Done(action),
             Destination::NoService => {}
         }
@@ -54,9 +55,9 @@ pub fn begin<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     if side == Side::Pod && class & address_class::BACKEND != 0 {
         // A pod talks straight to some backend's address. Its tuple is written down, so that a Service connection
         // from the same port to the same backend gets another port; if that one came first, this one gets another.
-        flow.ops |= flow_op::DIRECT;
+        entry.flow.ops |= flow_op::DIRECT;
         // If that fails: not our connection, better untracked than not at all.
-        return match flow::insert_pair(tables, &headers.key, flow, SourcePort::Keep, now) {
+        return match flow::insert_pair(tables, &headers.key, entry, SourcePort::Keep, now) {
             Ok(()) => Begun::Flow,
             Err(_) => Begun::Done(Action::Pass),
         };
@@ -71,6 +72,7 @@ pub fn begin_from_node<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     headers: &Headers<A>,
+    entry: &mut FlowEntry<A>,
     now: u32,
 ) -> Begun {
     if let Some(known) = tables.flow(&headers.key)
@@ -82,15 +84,15 @@ pub fn begin_from_node<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     if unknown_connection(headers) || headers.key.source != node {
         return Begun::Done(Action::Pass);
     }
-    let mut flow = flow::unchanged(&headers.key, now);
-    match find_destination(packet, tables, headers, &mut flow, now) {
+    entry.flow = flow::unchanged(&headers.key, now);
+    match find_destination(packet, tables, headers, &mut entry.flow, now) {
         Destination::Backend => {}
         Destination::Refused(action) => return Begun::Done(action),
         Destination::NoService => return Begun::Done(Action::Pass),
     }
-    flow.ops |= flow_op::ADDRESSES | flow_op::REROUTE;
-    flow.peer_stage = flow_stage::INGRESS;
-    enter(tables, headers, &mut flow, SourcePort::Keep, now)
+    entry.flow.ops |= flow_op::ADDRESSES | flow_op::REROUTE;
+    entry.flow.peer_stage = flow_stage::INGRESS;
+    enter(tables, headers, entry, SourcePort::Keep, now)
 }
 
 /// TCP in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
@@ -126,26 +128,26 @@ fn connect<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     side: Side,
     headers: &Headers<A>,
-    flow: &mut Flow<A>,
+    entry: &mut FlowEntry<A>,
     now: u32,
 ) -> Begun {
     let key = &headers.key;
     let mut ports = SourcePort::Keep;
-    flow.ops |= flow_op::ADDRESSES;
-    let hairpin = flow.destination == key.source;
+    entry.flow.ops |= flow_op::ADDRESSES;
+    let hairpin = entry.flow.destination == key.source;
     let node: A = tables.node_address();
     if (hairpin || needs_masquerade(tables, side, key)) && node.is_unspecified() {
-        return Begun::Done(refuse_connection(tables, headers, flow.service, DropReason::NoNodeAddress));
+        return Begun::Done(refuse_connection(tables, headers, entry.flow.service, DropReason::NoNodeAddress));
     }
     if hairpin {
         // A pod does not answer itself through the node: it is shown the node's address, and both directions turn
         // back at its own interface.
-        flow.source = node;
-        flow.ops |= flow_op::TURN_BACK;
-        flow.peer_stage = flow_stage::INGRESS;
+        entry.flow.source = node;
+        entry.flow.ops |= flow_op::TURN_BACK;
+        entry.flow.peer_stage = flow_stage::INGRESS;
         ports = SourcePort::AboveLocalRange;
     }
-    enter(tables, headers, flow, ports, now)
+    enter(tables, headers, entry, ports, now)
 }
 
 /// Enters the flows of a new connection to a service, counts and announces it.
@@ -153,15 +155,15 @@ fn connect<A: Address, T: Tables + FamilyTables<A>>(
 fn enter<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     headers: &Headers<A>,
-    flow: &mut Flow<A>,
+    entry: &mut FlowEntry<A>,
     ports: SourcePort,
     now: u32,
 ) -> Begun {
-    if let Err(error) = flow::insert_pair(tables, &headers.key, flow, ports, now) {
-        return Begun::Done(refuse_connection(tables, headers, flow.service, pair_reason(error)));
+    if let Err(error) = flow::insert_pair(tables, &headers.key, entry, ports, now) {
+        return Begun::Done(refuse_connection(tables, headers, entry.flow.service, pair_reason(error)));
     }
-    tables.count(flow.service, Counted::ConnectionTc);
-    announce_translated(tables, &headers.key, flow, now);
+    tables.count(entry.flow.service, Counted::ConnectionTc);
+    announce_translated(tables, &headers.key, &entry.flow, now);
     Begun::Flow
 }
 
@@ -171,18 +173,18 @@ fn enter<A: Address, T: Tables + FamilyTables<A>>(
 pub fn masquerade<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     headers: &mut Headers<A>,
-    flow: &mut Flow<A>,
+    entry: &mut FlowEntry<A>,
     now: u32,
 ) -> Action {
-    headers.key.destination = flow.destination;
-    headers.key.source_port = flow.source_port;
-    headers.key.destination_port = flow.destination_port;
+    headers.key.destination = entry.flow.destination;
+    headers.key.source_port = entry.flow.source_port;
+    headers.key.destination_port = entry.flow.destination_port;
     headers.key.stage = flow_stage::EGRESS;
     // Packets are counted once, by the first pair.
-    let service = core::mem::replace(&mut flow.service, Flow::<A>::NO_SERVICE);
-    flow.source = tables.node_address();
-    flow.peer_stage = flow_stage::INGRESS;
-    match flow::insert_pair(tables, &headers.key, flow, SourcePort::AboveLocalRange, now) {
+    let service = core::mem::replace(&mut entry.flow.service, Flow::<A>::NO_SERVICE);
+    entry.flow.source = tables.node_address();
+    entry.flow.peer_stage = flow_stage::INGRESS;
+    match flow::insert_pair(tables, &headers.key, entry, SourcePort::AboveLocalRange, now) {
         Ok(()) => Action::Pass,
         Err(error) => {
             // Without the second pair the first must not be used: the next packet begins anew.

@@ -2,84 +2,125 @@
 //! do (first packets, fragments, extension headers, ICMP, packets that turn back) is left to `tc`, which can do all of it.
 //! A small program of its own in the kernel; it must decide nothing that `tc` would decide otherwise.
 
-use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow_op, flow_stage};
+use svc_common::{AddrV4, AddrV6, DropReason, Flow, Hop, Protocol, address_class, flow_op, flow_stage};
 
 use crate::address::Address;
+use crate::direct::{HopLimit, leads_straight, next_hop, returns_straight};
 use crate::flow;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork, opens, parse_transport};
 use crate::rewrite::{RewriteNetwork, translate};
 use crate::tables::{Action, FamilyTables, Packet, Side, Tables};
 use crate::tc::{count_packet, ethertype, translatable};
 
-/// A packet that enters the node's stack; `None`: for [`crate::tc::ingress`], and unchanged.
+/// What becomes of a packet.
+pub enum Fast {
+    Done(Action),
+    /// Straight to the next hop, past the stack.
+    Forward(Hop),
+    /// For the complete path, and unchanged.
+    Slow,
+}
+
+const PASS: Fast = Fast::Done(Action::Pass);
+
+/// A packet that enters the node's stack; [`Fast::Slow`] means [`crate::tc::ingress`].
 #[inline(always)]
-pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<Action> {
+pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Fast {
     match ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => ingress_family::<AddrV4, _, _>(packet, tables),
-        Some(ETHERTYPE_IPV6) => ingress_family::<AddrV6, _, _>(packet, tables),
-        _ => Some(Action::Pass),
+        Some(ETHERTYPE_IPV4) => ingress_family::<AddrV4, _, _>(packet, tables, side),
+        Some(ETHERTYPE_IPV6) => ingress_family::<AddrV6, _, _>(packet, tables, side),
+        _ => PASS,
     }
 }
 
-/// A packet that leaves the node's stack; `None`: for [`crate::tc::egress`], and unchanged.
+/// A packet that leaves the node's stack; [`Fast::Slow`] means [`crate::tc::egress`].
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Option<Action> {
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Fast {
     match ethertype(packet) {
         Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables, side),
         Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables, side),
-        _ => Some(Action::Pass),
+        _ => PASS,
     }
 }
 
-trait Known: ParseNetwork + RewriteNetwork {}
-impl<A: ParseNetwork + RewriteNetwork> Known for A {}
+trait Known: ParseNetwork + RewriteNetwork + HopLimit {}
+impl<A: ParseNetwork + RewriteNetwork + HopLimit> Known for A {}
 
 #[inline(always)]
-fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T) -> Option<Action> {
-    let Some(mut headers) = A::parse_network(packet, flow_stage::INGRESS) else { return Some(Action::Pass) };
-    if tables.address_class(headers.key.destination) == 0 {
-        return Some(Action::Pass);
+fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T, side: Side) -> Fast {
+    let Some(mut headers) = A::parse_network(packet, flow_stage::INGRESS) else { return PASS };
+    let concerned = tables.address_class(headers.key.destination) != 0;
+    let may_reply =
+        tables.forwards_directly() && tables.address_class(headers.key.source) & address_class::BACKEND != 0;
+    if !concerned && !may_reply {
+        return PASS;
     }
-    read_plain(packet, &mut headers)?;
-    let Some(flow) = tables.flow(&headers.key) else {
-        // Its connection is another dataplane's, or none.
-        let mid_stream = headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags);
-        return mid_stream.then_some(Action::Pass);
-    };
+    if read_plain(packet, &mut headers).is_none() {
+        return Fast::Slow;
+    }
     let now = tables.now();
-    if !flow::continues(tables, &headers.key, &flow, headers.tcp_flags, now) {
-        return None;
+    if concerned && let Some(place) = tables.find_flow(&headers.key) {
+        let flow = tables.flow_at(place);
+        if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0
+            || !flow::continues(tables, &headers.key, &flow, headers.tcp_flags, now)
+        {
+            return Fast::Slow;
+        }
+        let straight = side == Side::Pod && tables.forwards_directly() && leads_straight(flow.ops, flow.peer_stage);
+        let hop = match straight {
+            true => {
+                let ends = (flow.source, flow.destination);
+                next_hop(packet, tables, place, &headers, ends, flow.last_seen != now)
+            }
+            false => None,
+        };
+        return forward(packet, tables, &headers, &flow, hop, now);
     }
-    forward(packet, tables, &headers, &flow, now)
+    if may_reply {
+        // A reply that would meet its flow where it leaves the stack may not come that far.
+        headers.key.stage = flow_stage::EGRESS;
+        if let Some(place) = tables.find_flow(&headers.key) {
+            let flow = tables.flow_at(place);
+            if !returns_straight(flow.ops, flow.peer_stage) {
+                return PASS;
+            }
+            let ends = (headers.key.source, headers.key.destination);
+            return match next_hop(packet, tables, place, &headers, ends, flow.last_seen != now) {
+                Some(hop) => forward(packet, tables, &headers, &flow, Some(hop), now),
+                None => PASS,
+            };
+        }
+    }
+    // TCP in mid-stream: its connection is another dataplane's, or none.
+    let mid_stream = headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags);
+    if mid_stream || !concerned { PASS } else { Fast::Slow }
 }
 
 #[inline(always)]
-fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &mut P,
-    tables: &T,
-    side: Side,
-) -> Option<Action> {
-    let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Some(Action::Pass) };
+fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T, side: Side) -> Fast {
+    let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return PASS };
     if !translatable(headers.key.protocol) {
-        return None;
+        return Fast::Slow;
     }
     let destination_class = tables.address_class(headers.key.destination);
     let class = tables.address_class(headers.key.source) | destination_class;
     if side == Side::Uplink && destination_class & address_class::FRONTEND != 0 {
-        return None;
+        return Fast::Slow;
     }
     if class & address_class::BACKEND == 0 {
-        return Some(Action::Pass);
+        return PASS;
     }
-    read_plain(packet, &mut headers)?;
+    if read_plain(packet, &mut headers).is_none() {
+        return Fast::Slow;
+    }
     match tables.flow(&headers.key) {
-        Some(flow) => forward(packet, tables, &headers, &flow, tables.now()),
-        None => Some(Action::Pass),
+        Some(flow) if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 => Fast::Slow,
+        Some(flow) => forward(packet, tables, &headers, &flow, None, tables.now()),
+        None => PASS,
     }
 }
 
-/// Ports and flags of a whole packet without options or extension headers, which is then known to be `Headers` with
-/// constant offsets.
+/// Ports and flags of a whole packet without options or extension headers, whose offsets are then known to be constant.
 #[inline(always)]
 fn read_plain<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
     let plain = headers.transport_offset == A::TRANSPORT_OFFSET
@@ -100,19 +141,21 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     tables: &T,
     headers: &Headers<A>,
     flow: &Flow<A>,
+    hop: Option<Hop>,
     now: u32,
-) -> Option<Action> {
-    if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 {
-        return None;
-    }
+) -> Fast {
     if let Some(state) = flow::news(flow, headers.tcp_flags, now) {
         tables.mark_flow(&headers.key, state, now);
         tables.mark_flow(&flow::peer_key(&headers.key, flow), state, now);
     }
     count_packet(packet, tables, headers, flow);
-    if translate(packet, headers, flow).is_err() {
-        tables.count_drop(DropReason::RewriteFailed);
-        return Some(Action::Drop(DropReason::RewriteFailed));
+    let mut changed = translate(packet, headers, flow);
+    if hop.is_some() {
+        changed = changed.and_then(|()| A::count_down(packet));
     }
-    Some(Action::Pass)
+    if changed.is_err() {
+        tables.count_drop(DropReason::RewriteFailed);
+        return Fast::Done(Action::Drop(DropReason::RewriteFailed));
+    }
+    hop.map_or(PASS, Fast::Forward)
 }

@@ -1,6 +1,6 @@
 //! Flow rules: when an existing flow still counts, and how the pair of flows of a new connection is made.
 
-use svc_common::{AddrV6, BackendRef, Flow, FlowKey, Port, Protocol, flow_op, flow_stage, flow_state};
+use svc_common::{AddrV6, BackendRef, Flow, FlowEntry, FlowKey, Hop, Port, Protocol, flow_op, flow_stage, flow_state};
 
 use crate::address::Address;
 use crate::parse::{opens, tcp_flag};
@@ -111,7 +111,7 @@ pub fn mark_pair<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>, s
     }
 }
 
-/// Enters both flows of a new connection: `key` ⇒ `flow`, and the replies back to `key`.
+/// Enters both flows of a new connection: `key` ⇒ `entry`, and the replies back to `key`.
 /// The reply's tuple must not be in use; if it is, the connection gets another source port.
 ///
 /// Out of line, with its arguments by reference: in the kernel this is a function of its own, shared by the programs,
@@ -120,26 +120,29 @@ pub fn mark_pair<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>, s
 pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    flow: &mut Flow<A>,
+    entry: &mut FlowEntry<A>,
     ports: SourcePort,
     now: u32,
 ) -> Result<(), PairError> {
     if ports == SourcePort::AboveLocalRange {
-        flow.source_port = port_above_local_range(tables.random());
+        entry.flow.source_port = port_above_local_range(tables.random());
     }
-    // The stack has no room for a second flow: `flow` lends its memory to the reply, and its own tuple is kept,
-    // reversed, in the reply's key.
+    // There is room for one flow: it lends its memory to the reply, and its own tuple is kept, reversed, in the
+    // reply's key.
+    entry.hop = Hop::default();
+    let flow = &mut entry.flow;
     let mut reply_key = peer_key(key, flow);
     let (ops, peer_stage) = (flow.ops, flow.peer_stage);
     set_tuple(flow, key.destination, key.source, key.destination_port, key.source_port);
     flow.ops = ops & !flow_op::TO_BACKEND;
     flow.peer_stage = key.stage;
-    let entered = insert_reply(tables, key, &mut reply_key, flow, ports, now);
+    let entered = insert_reply(tables, key, &mut reply_key, entry, ports, now);
+    let flow = &mut entry.flow;
     set_tuple(flow, reply_key.destination, reply_key.source, reply_key.destination_port, reply_key.source_port);
     flow.ops = ops;
     flow.peer_stage = peer_stage;
     entered?;
-    tables.insert_flow(key, flow, true).map_err(|_| PairError::TableFull)
+    tables.insert_flow(key, entry, true).map_err(|_| PairError::TableFull)
 }
 
 #[inline(always)]
@@ -156,7 +159,7 @@ fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     reply_key: &mut FlowKey<A>,
-    reply: &Flow<A>,
+    reply: &FlowEntry<A>,
     ports: SourcePort,
     now: u32,
 ) -> Result<(), PairError> {

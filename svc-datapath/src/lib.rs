@@ -8,6 +8,7 @@
 mod address;
 mod begin;
 pub mod checksum;
+mod direct;
 mod echo;
 pub mod fast;
 pub mod filter;
@@ -26,4 +27,6 @@ mod verdict;
 pub use address::Address;
 pub use flow::UDP_IDLE_SECONDS;
 pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-pub use tables::{Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Side, Tables};
+pub use tables::{
+    Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Scratch, Side, Tables,
+};

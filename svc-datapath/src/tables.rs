@@ -2,9 +2,12 @@
 //! `svc-ebpf` implements these on kernel facilities, `svc-testbed` in plain memory.
 
 use svc_common::{
-    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowKey,
-    FragmentKey, FragmentPorts, FrontendKey, ServiceEntry, SocketKey, SocketValue,
+    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowEntry,
+    FlowEntryV4, FlowEntryV6, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Hop, ServiceEntry, SocketKey,
+    SocketValue,
 };
+
+use crate::address::Address;
 
 /// The kernel refused to change the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,17 +57,35 @@ pub trait Packet {
 
     /// Cuts or extends the packet at its end; new bytes are zero.
     fn resize(&mut self, length: u32) -> Result<(), RewriteError>;
+
+    /// Bytes of payload in each segment of an aggregate (GSO); zero for one packet.
+    fn segment_size(&self) -> u32;
+
+    /// Where the routing table sends a packet between these addresses that comes in here; never [`hop_kind::UNKNOWN`].
+    ///
+    /// [`hop_kind::UNKNOWN`]: svc_common::hop_kind::UNKNOWN
+    fn route<A: Address>(&self, source: A, destination: A) -> Hop;
 }
 
 /// Maps that differ by address family.
 pub trait FamilyTables<A> {
+    /// An entry of the flow table; good for the packet at hand.
+    type Place: Copy;
+
     /// Bits of [`svc_common::address_class`].
     fn address_class(&self, address: A) -> u8;
     /// Service index of a frontend.
     fn frontend(&self, key: &FrontendKey<A>) -> Option<u32>;
-    fn flow(&self, key: &FlowKey<A>) -> Option<Flow<A>>;
+    fn find_flow(&self, key: &FlowKey<A>) -> Option<Self::Place>;
+    fn flow_at(&self, place: Self::Place) -> Flow<A>;
+    fn hop_at(&self, place: Self::Place) -> Hop;
+    fn set_hop_at(&self, place: Self::Place, hop: &Hop);
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
+        self.find_flow(key).map(|place| self.flow_at(place))
+    }
     /// With `replace` an existing entry is overwritten, without it the call fails with [`InsertError::Exists`].
-    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow<A>, replace: bool) -> Result<(), InsertError>;
+    fn insert_flow(&self, key: &FlowKey<A>, entry: &FlowEntry<A>, replace: bool) -> Result<(), InsertError>;
     /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time, if the entry exists.
     fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32);
     /// The node's address of this family; the unspecified address if it has none.
@@ -77,6 +98,8 @@ pub trait FamilyTables<A> {
 pub trait Tables: FamilyTables<AddrV4> + FamilyTables<AddrV6> {
     /// Bits of [`svc_common::feature`].
     fn features(&self) -> u32;
+    /// Packets may leave past the node's stack (`--forwarding=direct`).
+    fn forwards_directly(&self) -> bool;
     fn service(&self, index: u32) -> Option<ServiceEntry>;
     fn slot(&self, index: u32) -> Option<BackendRef>;
     fn backend(&self, index: u32) -> Option<BackendEntry>;
@@ -124,6 +147,16 @@ pub enum Action {
     TurnBack,
     /// Out of the interface that its new destination is behind.
     Reroute,
+    /// A flow was entered, the packet is as it came: once more from the beginning.
+    Again,
+}
+
+/// Room for what is put together before it is entered in a table: the kernel's stack of 512 bytes has none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scratch {
+    pub v4: FlowEntryV4,
+    pub v6: FlowEntryV6,
 }
 
 /// Which side of the node an interface is on.

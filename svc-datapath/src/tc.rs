@@ -6,21 +6,22 @@ use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow
 
 use crate::address::Address;
 use crate::begin::{Begun, begin, begin_from_node, is_service_address, masquerade, needs_masquerade};
+use crate::direct::leads_straight;
 use crate::echo::{self, Echo};
 use crate::flow;
 use crate::fragment::read_ports;
 use crate::icmp::translate_error;
 use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork};
 use crate::rewrite::{swap_ethernet, translate};
-use crate::tables::{Action, Counted, FamilyTables, Packet, Side, Tables};
+use crate::tables::{Action, Counted, FamilyTables, Packet, Scratch, Side, Tables};
 use crate::verdict::give_up;
 
 /// A packet that enters the node's stack.
 #[inline(always)]
-pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Action {
+pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side, scratch: &mut Scratch) -> Action {
     let action = match ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => ingress_family::<AddrV4, _, _>(packet, tables, side),
-        Some(ETHERTYPE_IPV6) => ingress_family::<AddrV6, _, _>(packet, tables, side),
+        Some(ETHERTYPE_IPV4) => ingress_family::<AddrV4, _, _>(packet, tables, side, scratch),
+        Some(ETHERTYPE_IPV6) => ingress_family::<AddrV6, _, _>(packet, tables, side, scratch),
         _ => Action::Pass,
     };
     // Service addresses are expected where the node sends what is for them.
@@ -29,10 +30,10 @@ pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> 
 
 /// A packet that leaves the node's stack.
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Action {
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side, scratch: &mut Scratch) -> Action {
     match ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables, side),
-        Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables, side),
+        Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables, side, scratch),
+        Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables, side, scratch),
         _ => Action::Pass,
     }
 }
@@ -51,6 +52,7 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     side: Side,
+    scratch: &mut Scratch,
 ) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::INGRESS) else { return Action::Pass };
     let class = tables.address_class(headers.key.destination);
@@ -67,22 +69,30 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         return drop_unreadable(tables, &headers.key.destination, to_frontend, reason);
     }
     let now = tables.now();
-    let mut flow = flow::unchanged(&headers.key, now);
+    let entry = A::entry(scratch);
     let mut begun = false;
     match tables.flow(&headers.key) {
-        Some(known) if flow::continues(tables, &headers.key, &known, headers.tcp_flags, now) => flow = known,
+        Some(known) if flow::continues(tables, &headers.key, &known, headers.tcp_flags, now) => entry.flow = known,
         // Only the first fragment can begin anything.
         _ if headers.fragment == Fragment::Later => {
             return drop_unreadable(tables, &headers.key.destination, to_frontend, DropReason::FragmentUnknown);
         }
-        _ => match begin(packet, tables, side, class, &headers, &mut flow, now) {
+        _ => match begin(packet, tables, side, class, &headers, entry, now) {
             Begun::Done(action) => return action,
+            Begun::Flow
+                if side == Side::Pod
+                    && tables.forwards_directly()
+                    && leads_straight(entry.flow.ops, entry.flow.peer_stage)
+                    && headers.fragment == Fragment::Whole =>
+            {
+                return Action::Again;
+            }
             Begun::Flow => begun = true,
         },
     }
-    let action = forward(packet, tables, &headers, &flow, now);
+    let action = forward(packet, tables, &headers, &entry.flow, now);
     if begun && action == Action::Pass && needs_masquerade(tables, side, &headers.key) {
-        return masquerade(tables, &mut headers, &mut flow, now);
+        return masquerade(tables, &mut headers, entry, now);
     }
     action
 }
@@ -92,6 +102,7 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     side: Side,
+    scratch: &mut Scratch,
 ) -> Action {
     let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Action::Pass };
     let destination_class = tables.address_class(headers.key.destination);
@@ -111,7 +122,7 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     let now = tables.now();
     if from_node
         && headers.fragment != Fragment::Later
-        && let Begun::Done(action) = begin_from_node(packet, tables, &headers, now)
+        && let Begun::Done(action) = begin_from_node(packet, tables, &headers, A::entry(scratch), now)
     {
         return action;
     }

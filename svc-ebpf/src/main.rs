@@ -15,8 +15,9 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
-use svc_common::{DropReason, tail_call};
-use svc_datapath::{Action, Side, Tables as _, fast, tc};
+use svc_common::{DropReason, Hop, tail_call};
+use svc_datapath::fast::{self, Fast};
+use svc_datapath::{Action, Scratch, Side, Tables as _, tc};
 
 use crate::packet::{TcPacket, interface};
 use crate::tables::KernelTables;
@@ -27,16 +28,18 @@ const NEXT: i32 = -1;
 #[classifier]
 pub fn pod_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
-    match fast::ingress(&mut packet, &KernelTables) {
-        Some(action) => depart(&context, &packet, action, 0),
-        None => continue_with(&context, tail_call::POD_INGRESS_SLOW),
+    match fast::ingress(&mut packet, &KernelTables, Side::Pod) {
+        Fast::Done(action) => depart(&context, &packet, action, 0),
+        Fast::Forward(hop) => forward(&context, &packet, &hop),
+        Fast::Slow => continue_with(&context, tail_call::POD_INGRESS_SLOW),
     }
 }
 
 #[classifier]
 pub fn pod_ingress_slow(context: TcContext) -> i32 {
     let mut packet = TcPacket::new(&context);
-    let action = tc::ingress(&mut packet, &KernelTables, Side::Pod);
+    let Some(scratch) = scratch() else { return NEXT };
+    let action = tc::ingress(&mut packet, &KernelTables, Side::Pod, scratch);
     depart(&context, &packet, action, 0)
 }
 
@@ -44,31 +47,34 @@ pub fn pod_ingress_slow(context: TcContext) -> i32 {
 pub fn pod_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     match fast::egress(&mut packet, &KernelTables, Side::Pod) {
-        Some(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        None => continue_with(&context, tail_call::POD_EGRESS_SLOW),
+        Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
+        Fast::Forward(_) | Fast::Slow => continue_with(&context, tail_call::POD_EGRESS_SLOW),
     }
 }
 
 #[classifier]
 pub fn pod_egress_slow(context: TcContext) -> i32 {
     let mut packet = TcPacket::new(&context);
-    let action = tc::egress(&mut packet, &KernelTables, Side::Pod);
+    let Some(scratch) = scratch() else { return NEXT };
+    let action = tc::egress(&mut packet, &KernelTables, Side::Pod, scratch);
     depart(&context, &packet, action, BPF_F_INGRESS as u64)
 }
 
 #[classifier]
 pub fn uplink_ingress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
-    match fast::ingress(&mut packet, &KernelTables) {
-        Some(action) => depart(&context, &packet, action, 0),
-        None => continue_with(&context, tail_call::UPLINK_INGRESS_SLOW),
+    match fast::ingress(&mut packet, &KernelTables, Side::Uplink) {
+        Fast::Done(action) => depart(&context, &packet, action, 0),
+        Fast::Forward(hop) => forward(&context, &packet, &hop),
+        Fast::Slow => continue_with(&context, tail_call::UPLINK_INGRESS_SLOW),
     }
 }
 
 #[classifier]
 pub fn uplink_ingress_slow(context: TcContext) -> i32 {
     let mut packet = TcPacket::new(&context);
-    let action = tc::ingress(&mut packet, &KernelTables, Side::Uplink);
+    let Some(scratch) = scratch() else { return NEXT };
+    let action = tc::ingress(&mut packet, &KernelTables, Side::Uplink, scratch);
     depart(&context, &packet, action, 0)
 }
 
@@ -79,16 +85,24 @@ pub fn uplink_egress(context: TcContext) -> i32 {
         return route::deliver();
     }
     match fast::egress(&mut packet, &KernelTables, Side::Uplink) {
-        Some(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        None => continue_with(&context, tail_call::UPLINK_EGRESS_SLOW),
+        Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
+        Fast::Forward(_) | Fast::Slow => continue_with(&context, tail_call::UPLINK_EGRESS_SLOW),
     }
 }
 
 #[classifier]
 pub fn uplink_egress_slow(context: TcContext) -> i32 {
     let mut packet = TcPacket::new(&context);
-    let action = tc::egress(&mut packet, &KernelTables, Side::Uplink);
+    let Some(scratch) = scratch() else { return NEXT };
+    let action = tc::egress(&mut packet, &KernelTables, Side::Uplink, scratch);
     depart(&context, &packet, action, BPF_F_INGRESS as u64)
+}
+
+/// Memory of this CPU, which nobody else uses while a program runs. It is always there, but the verifier wants it tested.
+#[inline(always)]
+fn scratch<'a>() -> Option<&'a mut Scratch> {
+    // SAFETY: a valid map element of this CPU; each program asks once.
+    maps::SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
 /// Goes on in another program; does not come back, unless that is missing: then this packet is nobody's business.
@@ -127,7 +141,14 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64)
                 _ => way,
             }
         }
+        Action::Again => continue_with(context, tail_call::POD_INGRESS),
     }
+}
+
+#[inline(always)]
+fn forward(context: &TcContext, packet: &TcPacket<'_>, hop: &Hop) -> i32 {
+    trace::forwarded(context, packet);
+    route::forward(hop)
 }
 
 #[cgroup_sock_addr(bind4)]

@@ -5,10 +5,11 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
 use svc_common::{
-    ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowKeyV4,
-    FlowKeyV6, FlowV4, FlowV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry,
-    ServiceName, SocketKey, SocketValue, tail_call,
+    ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
+    FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6,
+    ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, tail_call,
 };
+use svc_datapath::Scratch;
 
 const SERVICES_MAX: u32 = 65_536;
 /// Each address has an entry beside those of its ports.
@@ -32,9 +33,9 @@ pub static SLOTS: Array<BackendRef> = Array::with_max_entries(1_048_576, BPF_F_M
 #[map]
 pub static BACKENDS: Array<BackendEntry> = Array::with_max_entries(524_288, BPF_F_MMAPABLE);
 #[map]
-pub static FLOWS_V4: LruHashMap<FlowKeyV4, FlowV4> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
+pub static FLOWS_V4: LruHashMap<FlowKeyV4, FlowEntryV4> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 #[map]
-pub static FLOWS_V6: LruHashMap<FlowKeyV6, FlowV6> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
+pub static FLOWS_V6: LruHashMap<FlowKeyV6, FlowEntryV6> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
@@ -53,3 +54,9 @@ pub static CLUSTER_RANGES: LpmTrie<AddrV6, u32> = LpmTrie::with_max_entries(256,
 /// What the fast programs continue with; pinned, because a program array is emptied with its last user space reference.
 #[map]
 pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(tail_call::MAX, 0);
+/// Interfaces with programs, by index: bits of `interface_flag`.
+#[map]
+pub static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+/// Programs do not interrupt each other on a CPU.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -5,8 +5,10 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
-use svc_datapath::{ChecksumPart, Packet, RewriteError};
+use svc_common::{Family, Hop};
+use svc_datapath::{Address, ChecksumPart, Packet, RewriteError};
 
+use crate::route::{self, Ends};
 use crate::variant::HAVE_IPV6_CSUM_FLAG;
 
 /// "The checksum is that of an IPv6 packet": without it CHECKSUM_COMPLETE is adjusted twice. Newer than the bindings.
@@ -113,6 +115,20 @@ impl Packet for TcPacket<'_> {
             0 => Ok(()),
             _ => Err(RewriteError),
         }
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        // SAFETY: the kernel passed a valid context.
+        unsafe { (*self.context.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn route<A: Address>(&self, source: A, destination: A) -> Hop {
+        let ends = Ends { source: source.wide(), destination: destination.wide(), v4: A::FAMILY == Family::V4 };
+        let mut hop = Hop::default();
+        route::find_hop(self.context, &ends, &mut hop);
+        hop
     }
 }
 

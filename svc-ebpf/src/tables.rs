@@ -6,14 +6,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use svc_common::{
-    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, FlowKeyV4,
-    FlowKeyV6, FlowV4, FlowV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, Publication, ServiceCounters,
-    ServiceEntry, SocketKey, SocketValue, event_path,
+    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, FlowEntry,
+    FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, Hop, Publication,
+    ServiceCounters, ServiceEntry, SocketKey, SocketValue, event_path,
 };
 use svc_datapath::{Address as _, Counted, FamilyTables, InsertError, Tables};
 
 use crate::maps;
-use crate::variant::HAVE_COARSE_CLOCK;
+use crate::variant::{FORWARD_DIRECT, HAVE_COARSE_CLOCK};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -74,6 +74,8 @@ fn in_cluster(address: AddrV6) -> bool {
 macro_rules! family_tables {
     ($address:ty, $flow_key:ty, $flow:ty, $frontend_key:ty, $frontends:ident, $flows:ident, $node:ident, $mapped:expr) => {
         impl FamilyTables<$address> for KernelTables {
+            type Place = *mut FlowEntry<$address>;
+
             #[inline(always)]
             fn address_class(&self, address: $address) -> u8 {
                 address_class(address.filter_slot())
@@ -86,24 +88,46 @@ macro_rules! family_tables {
             }
 
             #[inline(always)]
-            fn flow(&self, key: &$flow_key) -> Option<$flow> {
-                // SAFETY: a valid map element.
-                maps::$flows.get_ptr(key).map(|flow| unsafe { *flow })
+            fn find_flow(&self, key: &$flow_key) -> Option<Self::Place> {
+                maps::$flows.get_ptr_mut(key)
             }
 
             #[inline(always)]
-            fn insert_flow(&self, key: &$flow_key, flow: &$flow, replace: bool) -> Result<(), InsertError> {
+            fn flow_at(&self, place: Self::Place) -> $flow {
+                // SAFETY: a valid map element.
+                unsafe { (*place).flow }
+            }
+
+            #[inline(always)]
+            fn hop_at(&self, place: Self::Place) -> Hop {
+                // SAFETY: a valid map element.
+                unsafe { (*place).hop }
+            }
+
+            #[inline(always)]
+            fn set_hop_at(&self, place: Self::Place, hop: &Hop) {
+                // SAFETY: a valid map element; what another CPU's race mixes up is asked for again within a second.
+                unsafe { (*place).hop = *hop };
+            }
+
+            #[inline(always)]
+            fn insert_flow(
+                &self,
+                key: &$flow_key,
+                entry: &FlowEntry<$address>,
+                replace: bool,
+            ) -> Result<(), InsertError> {
                 let flags = if replace { BPF_ANY } else { BPF_NOEXIST };
-                insert_result(maps::$flows.insert(key, flow, flags as u64))
+                insert_result(maps::$flows.insert(key, entry, flags as u64))
             }
 
             #[inline(always)]
             fn mark_flow(&self, key: &$flow_key, state: u8, now: u32) {
-                if let Some(flow) = maps::$flows.get_ptr_mut(key) {
+                if let Some(entry) = maps::$flows.get_ptr_mut(key) {
                     // SAFETY: a valid map element; a lost race with another CPU's mark is repeated by a later packet.
                     unsafe {
-                        (*flow).state |= state;
-                        (*flow).last_seen = now;
+                        (*entry).flow.state |= state;
+                        (*entry).flow.last_seen = now;
                     }
                 }
             }
@@ -139,6 +163,11 @@ impl Tables for KernelTables {
     fn features(&self) -> u32 {
         // SAFETY: a valid map element.
         config().map_or(0, |config| unsafe { (*config).features })
+    }
+
+    #[inline(always)]
+    fn forwards_directly(&self) -> bool {
+        FORWARD_DIRECT.load() != 0
     }
 
     #[inline(always)]

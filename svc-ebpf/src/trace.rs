@@ -24,8 +24,17 @@ pub fn departure(context: &TcContext, packet: &TcPacket<'_>, action: Action) {
             Action::Drop(reason) => reason.label(),
             Action::TurnBack => "turn back",
             Action::Reroute => "reroute",
+            Action::Again => "flow entered",
         };
         line(context, packet, verdict);
+    }
+}
+
+/// One line for a packet that leaves past the stack.
+#[inline(always)]
+pub fn forwarded(context: &TcContext, packet: &TcPacket<'_>) {
+    if TRACE.load() != 0 {
+        line(context, packet, "forward");
     }
 }
 

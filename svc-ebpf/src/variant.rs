@@ -19,6 +19,10 @@ pub static HAVE_SET_RETVAL: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static HAVE_IPV6_CSUM_FLAG: Global<u8> = Global::new(1);
 
+/// Packets of known flows leave past the node's stack (`--forwarding=direct`).
+#[unsafe(no_mangle)]
+pub static FORWARD_DIRECT: Global<u8> = Global::new(0);
+
 /// Cookie of the node's network namespace (SO_NETNS_COOKIE); zero: not known, every socket counts as a pod's.
 #[unsafe(no_mangle)]
 pub static HOST_NETNS_COOKIE: Global<u64> = Global::new(0);

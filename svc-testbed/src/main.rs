@@ -38,6 +38,9 @@ enum Command {
     },
     /// What a Service costs, beside the direct way and kube-proxy's rules
     Bench(bench::BenchArgs),
+    /// Traffic of the benchmark
+    #[command(subcommand, hide = true)]
+    Probe(bench::probe::ProbeArgs),
     /// Play recorded Service behaviour against the agent
     Conformance(conformance::ConformanceArgs),
     /// The main job as a story in the terminal
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lookup(args) => lookup::run(&args),
         Command::Get { url, timeout } => get(&url, Duration::from_secs(timeout)),
         Command::Bench(args) => bench::run(&args),
+        Command::Probe(args) => bench::probe::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Enter { lab, machine, program } => enter(lab, &machine, &program),

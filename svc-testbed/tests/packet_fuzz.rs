@@ -12,7 +12,7 @@ use svc_datapath::Action;
 use svc_testbed::packets::case::{Case, Hook};
 use svc_testbed::packets::cases;
 use svc_testbed::packets::frame::{Checksums, Frame, tcp, udp};
-use svc_testbed::packets::native;
+use svc_testbed::packets::native::{self, Done};
 use svc_testbed::packets::oracle;
 use svc_testbed::packets::packet::{MemoryPacket, Offload};
 use svc_testbed::packets::show;
@@ -101,19 +101,19 @@ fn frames() -> impl Strategy<Value = Frame> {
 }
 
 /// One packet through one hook; whatever it was, the outcome must hold together.
-fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
+fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done {
     let entered = packet.clone();
     let valid = oracle::verify(&entered.finish()).is_ok();
     let action = native::run(hook, packet, tables);
     let (before, after) = (entered.finish(), packet.finish());
-    if valid && !matches!(action, Action::Drop(_)) {
+    if valid && !matches!(action, Done::Action(Action::Drop(_))) {
         let judgement = oracle::verify(&after);
         assert!(judgement.is_ok(), "{hook:?}: {action:?}\n{}", show::difference(&before, &after));
     }
     if !show::is_ip(&before) && action == Action::Pass {
         assert_eq!(before, after, "{hook:?} changed what is no IP packet");
     }
-    assert!(action != Action::TurnBack || before != after, "{hook:?}: a packet turned back as it was");
+    assert!(action != Done::Action(Action::TurnBack) || before != after, "{hook:?}: a packet turned back as it was");
     action
 }
 

@@ -9,7 +9,7 @@ use svc_datapath::Action;
 use svc_testbed::packets::case::{Case, Hook, Outcome, Output, Step, case, resolve};
 use svc_testbed::packets::cases;
 use svc_testbed::packets::frame::{Checksums, Frame, tcp};
-use svc_testbed::packets::native;
+use svc_testbed::packets::native::{self, Done};
 use svc_testbed::packets::oracle;
 use svc_testbed::packets::packet::{MemoryPacket, Offload};
 use svc_testbed::packets::show;
@@ -64,9 +64,9 @@ fn holds_when_cut(hook: Hook, cut: &[u8], tables: &MemoryTables) -> bool {
     let action = native::run(hook, &mut packet, &tables);
     let changes = before.changes(&tables.state());
     match action {
-        Action::Pass => packet.bytes() == cut && changes.is_empty(),
-        Action::Drop(DropReason::Malformed) => changes == ["drops: malformed +1"],
-        Action::Drop(DropReason::FragmentUnknown) => changes == ["drops: fragment_unknown +1"],
+        Done::Action(Action::Pass) => packet.bytes() == cut && changes.is_empty(),
+        Done::Action(Action::Drop(DropReason::Malformed)) => changes == ["drops: malformed +1"],
+        Done::Action(Action::Drop(DropReason::FragmentUnknown)) => changes == ["drops: fragment_unknown +1"],
         _ => false,
     }
 }

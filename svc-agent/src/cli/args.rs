@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::datapath::{
-    Capacities, DEFAULT_POD_INTERFACES, Options, Pattern, PatternError, Selection, SocketLb, Uplinks,
+    Capacities, DEFAULT_POD_INTERFACES, Forwarding, Options, Pattern, PatternError, Selection, SocketLb, Uplinks,
 };
 
 const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf";
@@ -147,6 +147,10 @@ pub struct RunArgs {
     /// Whose connections are translated in connect() [default: all]
     #[arg(long, value_enum, env = "SVC_AGENT_SOCKET_LB")]
     pub socket_lb: Option<SocketLb>,
+    /// How translated packets leave: through the node's stack, or straight to the pod or next hop, past its netfilter rules
+    /// [default: stack]
+    #[arg(long, value_enum, env = "SVC_AGENT_FORWARDING")]
+    pub forwarding: Option<Forwarding>,
     /// Mount point of the BPF file system, or a directory below it [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR", env = "SVC_AGENT_BPF_ROOT")]
     pub bpf_root: Option<PathBuf>,
@@ -218,6 +222,7 @@ impl RunArgs {
             pod_interfaces: self.pod_interfaces.or(file.pod_interfaces),
             uplinks: self.uplinks.or(file.uplinks),
             socket_lb: self.socket_lb.or(file.socket_lb),
+            forwarding: self.forwarding.or(file.forwarding),
             bpf_root: self.bpf_root.or(file.bpf_root),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
             metrics_bind_address: self.metrics_bind_address.or(file.metrics_bind_address),
@@ -261,6 +266,7 @@ impl RunArgs {
                 bpf_root: self.bpf_root.unwrap_or_else(|| DEFAULT_BPF_ROOT.into()),
                 cgroup_root: self.cgroup_root,
                 socket_lb: self.socket_lb.unwrap_or_default(),
+                forwarding: self.forwarding.unwrap_or_default(),
                 selection: Selection { pods, uplinks },
                 cluster_ranges,
                 capacities: Capacities { flows: self.flow_table_size },

@@ -68,6 +68,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         node = config.node_name,
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
+        forwarding = ?config.datapath.forwarding,
         cluster_ranges = ?config.datapath.cluster_ranges,
         "starting"
     );

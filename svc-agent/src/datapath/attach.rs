@@ -9,6 +9,7 @@ use rtnetlink::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::forward::{PeerError, Peers};
 use super::interfaces::{Interface, OwnAddresses, Role, Selection, View};
 use super::load::Programs;
 use super::netlink::{self, Change, Changes, NetlinkError};
@@ -24,6 +25,8 @@ pub enum FollowError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Pin(#[from] PinError),
+    #[error(transparent)]
+    Peer(#[from] PeerError),
 }
 
 /// Numbers for metrics and health.
@@ -43,6 +46,7 @@ pub struct Follower {
     changes: Changes,
     netlink: Handle,
     attacher: Attacher,
+    peers: Peers,
     pins: PinDir,
     programs: Programs,
     selection: Selection,
@@ -69,6 +73,7 @@ impl Follower {
             changes,
             attacher: Attacher::new(mode, pins.clone(), netlink.clone()),
             netlink,
+            peers: Peers::open(&pins)?,
             pins,
             programs,
             selection,
@@ -187,6 +192,10 @@ impl Follower {
     async fn reconcile(&mut self) {
         let wanted = self.view.roles(&self.selection);
         let mut failed = 0;
+        if let Err(error) = self.peers.set(&self.view.peers(&self.selection)) {
+            tracing::warn!(%error, "some pods are not reached directly; trying again");
+            failed += 1;
+        }
         for (&index, &role) in &wanted {
             if self.has_role(index, role) {
                 continue;

@@ -116,6 +116,8 @@ pub struct Interface {
     /// Packets have an Ethernet header, as the programs expect.
     pub ethernet: bool,
     pub loopback: bool,
+    /// One end of a pair (veth) whose other end is in another network namespace.
+    pub peer_elsewhere: bool,
 }
 
 /// A next hop of a default route.
@@ -208,6 +210,13 @@ impl View {
             .collect()
     }
 
+    /// Interfaces that lead straight into a pod.
+    pub fn peers(&self, selection: &Selection) -> BTreeSet<u32> {
+        let elsewhere = |index: &u32| self.interfaces.get(index).is_some_and(|interface| interface.peer_elsewhere);
+        let pods = self.roles(selection).into_iter().filter(|(_, role)| *role == Role::Pod);
+        pods.map(|(index, _)| index).filter(elsewhere).collect()
+    }
+
     /// An uplink stays one even if its name looks like a pod's (a node inside a container has a veth as its uplink).
     fn role(&self, selection: &Selection, index: u32, interface: &Interface) -> Option<Role> {
         if interface.loopback {
@@ -271,7 +280,7 @@ mod tests {
     }
 
     fn interface(name: &str) -> Interface {
-        Interface { name: name.to_owned(), ethernet: true, loopback: false }
+        Interface { name: name.to_owned(), ethernet: true, loopback: false, peer_elsewhere: false }
     }
 
     fn route(interface: u32, metric: u32, source: Option<&str>) -> DefaultRoute {

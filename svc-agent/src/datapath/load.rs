@@ -2,7 +2,7 @@
 //! passes every program through the verifier. Attaches nothing: the old programs keep running until `tc` and `cgroup`
 //! replace them. Neighbours: `features` says which variant, `pin` where the maps are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -57,6 +57,8 @@ pub struct Variant {
     pub coarse_clock: bool,
     pub set_retval: bool,
     pub ipv6_csum_flag: bool,
+    /// Packets of known flows leave past the node's stack.
+    pub forward_direct: bool,
     /// Zero if unknown.
     pub host_netns_cookie: u64,
 }
@@ -111,8 +113,10 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
             loader.map_pin_path(name, pins.map(name));
         }
     }
-    let flags = [variant.trace, variant.coarse_clock, variant.set_retval, variant.ipv6_csum_flag].map(u8::from);
-    let [trace, coarse_clock, set_retval, ipv6_csum_flag] = &flags;
+    let flags =
+        [variant.trace, variant.coarse_clock, variant.set_retval, variant.ipv6_csum_flag, variant.forward_direct]
+            .map(u8::from);
+    let [trace, coarse_clock, set_retval, ipv6_csum_flag, forward_direct] = &flags;
     let mut ebpf = loader
         // No program relocates against the kernel's types.
         .btf(None)
@@ -120,12 +124,14 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
         .override_global("HAVE_COARSE_CLOCK", coarse_clock, true)
         .override_global("HAVE_SET_RETVAL", set_retval, true)
         .override_global("HAVE_IPV6_CSUM_FLAG", ipv6_csum_flag, true)
+        .override_global("FORWARD_DIRECT", forward_direct, true)
         .override_global("HOST_NETNS_COOKIE", &variant.host_netns_cookie, true)
         .load(OBJECT)
         .map_err(LoadError::Object)?;
     let mut programs = BTreeMap::new();
-    let targets = tail_call::TARGETS.map(|(_, name)| name);
-    for name in targets.into_iter().chain(CLASSIFIERS).chain(HOOKS) {
+    let names: BTreeSet<_> =
+        tail_call::TARGETS.map(|(_, name)| name).into_iter().chain(CLASSIFIERS).chain(HOOKS).collect();
+    for name in names {
         let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
         programs.insert(name, load_program(program).map_err(|error| refusal(name, error))?);
     }

@@ -7,6 +7,7 @@ mod cgroup;
 mod cleanup;
 pub mod events;
 mod features;
+mod forward;
 mod interfaces;
 mod load;
 pub mod maps;
@@ -29,6 +30,7 @@ pub use attach::{FollowError, Follower, InterfaceCounts};
 pub use cgroup::{HookError, SocketLb};
 pub use cleanup::{CleanupError, Removed, remove};
 pub use features::Features;
+pub use forward::{Forwarding, PeerError};
 pub use interfaces::{
     DEFAULT_POD_INTERFACES, NodeAddresses, OwnAddresses, Pattern, PatternError, Role, Selection, Uplinks,
 };
@@ -44,6 +46,7 @@ pub struct Options {
     /// `None`: the first cgroup v2 hierarchy that is mounted.
     pub cgroup_root: Option<PathBuf>,
     pub socket_lb: SocketLb,
+    pub forwarding: Forwarding,
     pub selection: Selection,
     /// Networks whose clients keep their address, whatever side they come from. `None`: the caller will write them.
     pub cluster_ranges: Option<Vec<IpNet>>,
@@ -106,6 +109,7 @@ impl Loaded {
             coarse_clock: features.coarse_clock,
             set_retval: features.set_retval,
             ipv6_csum_flag: features.ipv6_csum_flag,
+            forward_direct: options.forwarding == Forwarding::Direct,
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
         };
         let (ebpf, programs) = load(Some(&pins), &variant, options.capacities)?;

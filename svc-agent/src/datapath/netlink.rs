@@ -8,7 +8,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
@@ -104,8 +104,17 @@ fn parse_link(link: &LinkMessage) -> Option<(u32, Interface)> {
         name,
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         loopback: link.header.flags.contains(LinkFlags::Loopback),
+        peer_elsewhere: has_peer_elsewhere(link),
     };
     Some((link.header.index, interface))
+}
+
+fn has_peer_elsewhere(link: &LinkMessage) -> bool {
+    let veth = LinkInfo::Kind(InfoKind::Veth);
+    let is_veth =
+        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&veth));
+    let elsewhere = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkNetNsId(_));
+    link.attributes.iter().any(is_veth) && link.attributes.iter().any(elsewhere)
 }
 
 fn is_default(route: &RouteMessage) -> bool {

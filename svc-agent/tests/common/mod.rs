@@ -19,7 +19,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 use svc_agent::datapath::{
-    AttachMode, Capacities, DEFAULT_POD_INTERFACES, Loaded, Options, PinDir, PinLock, Selection, SocketLb, Uplinks,
+    AttachMode, Capacities, DEFAULT_POD_INTERFACES, Forwarding, Loaded, Options, PinDir, PinLock, Selection, SocketLb,
+    Uplinks,
 };
 use svc_agent::datapath::{Follower, StartError};
 
@@ -106,6 +107,7 @@ impl Lab {
             bpf_root: self.bpf_root.clone(),
             cgroup_root: Some(self.cgroup.0.clone()),
             socket_lb: SocketLb::All,
+            forwarding: Forwarding::Stack,
             selection: Selection {
                 pods: DEFAULT_POD_INTERFACES.iter().map(|pattern| pattern.parse().unwrap()).collect(),
                 uplinks: Uplinks::DefaultRoute,

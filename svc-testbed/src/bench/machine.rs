@@ -1,6 +1,6 @@
 //! Facts about the machine and the programs that a number depends on, for the header of every report.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use rustix::{process::geteuid, system::uname};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,18 @@ impl Machine {
 
     pub fn add(&mut self, what: &str, value: impl AsRef<str>) {
         self.facts.push((what.to_owned(), value.as_ref().trim().to_owned()));
+    }
+
+    /// First line a program says about its version.
+    pub fn add_version(&mut self, program: &str, arguments: &[&str]) {
+        let Ok(output) = Command::new(program).args(arguments).output() else { return };
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        if let Some(line) =
+            text.lines().map(str::trim).find(|line| line.contains(|letter: char| letter.is_ascii_digit()))
+        {
+            self.add(program, line);
+        }
     }
 }
 

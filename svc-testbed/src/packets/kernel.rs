@@ -13,8 +13,8 @@ use aya::programs::{ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
-    Event, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, map,
-    program, tail_call,
+    Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6,
+    ServiceCounters, ServiceEntry, map, program, tail_call,
 };
 use svc_datapath::filter;
 
@@ -48,8 +48,8 @@ pub struct Kernel {
     backends: Array<MapData, BackendEntry>,
     frontends_v4: HashMap<MapData, FrontendKeyV4, u32>,
     frontends_v6: HashMap<MapData, FrontendKeyV6, u32>,
-    flows_v4: HashMap<MapData, FlowKeyV4, FlowV4>,
-    flows_v6: HashMap<MapData, FlowKeyV6, FlowV6>,
+    flows_v4: HashMap<MapData, FlowKeyV4, FlowEntryV4>,
+    flows_v6: HashMap<MapData, FlowKeyV6, FlowEntryV6>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     drops: PerCpuArray<MapData, u64>,
@@ -77,7 +77,6 @@ impl Kernel {
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("loading {}: build it with `cargo xtask build-ebpf`", object.display()))?;
-        connect_programs(&mut ebpf)?;
         let mut programs = StdHashMap::new();
         for hook in Hook::ALL {
             let name = match hook {
@@ -91,6 +90,7 @@ impl Kernel {
             classifier.load().with_context(|| format!("loading program {name}"))?;
             programs.insert(hook, classifier.fd()?.try_clone()?);
         }
+        connect_programs(&mut ebpf)?;
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
         Ok(Self {
             config: take(map::CONFIG)?.try_into()?,
@@ -203,6 +203,9 @@ impl Kernel {
                 }
             }
             Change::Advance(seconds) => self.grow_older(seconds)?,
+            Change::Hop { .. } => {
+                anyhow::bail!("the machine has a routing table of its own: mark the case native_only")
+            }
             Change::FlowCapacity(_) => anyhow::bail!("the kernel's LRU maps are never full: mark the case native_only"),
         }
         Ok(())
@@ -210,13 +213,13 @@ impl Kernel {
 
     /// The clock cannot be put forward, but everything can have happened earlier.
     fn grow_older(&mut self, seconds: u32) -> Result<()> {
-        for (key, mut flow) in self.flows_v4.iter().collect::<Result<Vec<_>, _>>()? {
-            flow.last_seen = flow.last_seen.wrapping_sub(seconds);
-            self.flows_v4.insert(key, flow, 0)?;
+        for (key, mut entry) in self.flows_v4.iter().collect::<Result<Vec<_>, _>>()? {
+            entry.flow.last_seen = entry.flow.last_seen.wrapping_sub(seconds);
+            self.flows_v4.insert(key, entry, 0)?;
         }
-        for (key, mut flow) in self.flows_v6.iter().collect::<Result<Vec<_>, _>>()? {
-            flow.last_seen = flow.last_seen.wrapping_sub(seconds);
-            self.flows_v6.insert(key, flow, 0)?;
+        for (key, mut entry) in self.flows_v6.iter().collect::<Result<Vec<_>, _>>()? {
+            entry.flow.last_seen = entry.flow.last_seen.wrapping_sub(seconds);
+            self.flows_v6.insert(key, entry, 0)?;
         }
         for (key, mut value) in self.affinity.iter().collect::<Result<Vec<_>, _>>()? {
             value.last_seen = value.last_seen.wrapping_sub(seconds);
@@ -229,8 +232,8 @@ impl Kernel {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u32;
         let age = |last_seen: u32| now.wrapping_sub(last_seen).wrapping_add(AGE_STEP / 2) / AGE_STEP * AGE_STEP;
         let mut state = State::default();
-        state.add_flows(&self.flows_v4.iter().collect::<Result<Vec<_>, _>>()?, age);
-        state.add_flows(&self.flows_v6.iter().collect::<Result<Vec<_>, _>>()?, age);
+        state.add_flows(&flows(&self.flows_v4)?, age);
+        state.add_flows(&flows(&self.flows_v6)?, age);
         for (key, value) in self.affinity.iter().collect::<Result<Vec<_>, _>>()? {
             state.add_affinity(&key, &value, age(value.last_seen));
         }
@@ -252,13 +255,23 @@ impl Kernel {
     }
 }
 
+fn flows<A>(map: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>) -> Result<Vec<(FlowKey<A>, Flow<A>)>>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    Ok(map.iter().map(|entry| entry.map(|(key, entry)| (key, entry.flow))).collect::<Result<_, _>>()?)
+}
+
 /// Fills in what the programs continue with. The array works while `ebpf` lives.
 fn connect_programs(ebpf: &mut Ebpf) -> Result<()> {
     let mut targets = Vec::new();
     for (index, name) in tail_call::TARGETS {
         let classifier: &mut SchedClassifier =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
-        classifier.load().with_context(|| format!("loading program {name}"))?;
+        if classifier.fd().is_err() {
+            classifier.load().with_context(|| format!("loading program {name}"))?;
+        }
         targets.push((index, classifier.fd()?.try_clone()?));
     }
     let mut programs: ProgramArray<_> =

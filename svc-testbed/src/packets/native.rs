@@ -1,6 +1,8 @@
 //! The dataplane as ordinary code: `svc_datapath` on memory. Neighbours: [`super::runner`] plays cases on it.
 
-use svc_datapath::{Action, Side, fast, tc};
+use svc_common::Hop;
+use svc_datapath::fast::{self, Fast};
+use svc_datapath::{Action, Scratch, Side, tc};
 
 use super::case::{Case, Hook, Outcome};
 use super::frame::Checksums;
@@ -10,23 +12,52 @@ use super::state::State;
 use super::tables::MemoryTables;
 use super::world::Change;
 
+/// What a hook did with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    Action(Action),
+    Forward(Hop),
+}
+
+impl PartialEq<Action> for Done {
+    fn eq(&self, action: &Action) -> bool {
+        *self == Self::Action(*action)
+    }
+}
+
 /// Sends one packet through the logic of a hook.
-pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
-    let fast = match hook {
-        Hook::PodIngress | Hook::UplinkIngress => fast::ingress(packet, tables),
+pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done {
+    packet.set_hops(tables.hops());
+    let fast = |packet: &mut MemoryPacket| match hook {
+        Hook::PodIngress => fast::ingress(packet, tables, Side::Pod),
+        Hook::UplinkIngress => fast::ingress(packet, tables, Side::Uplink),
         Hook::PodEgress => fast::egress(packet, tables, Side::Pod),
         Hook::UplinkEgress => fast::egress(packet, tables, Side::Uplink),
     };
-    fast.unwrap_or_else(|| run_slow(hook, packet, tables))
+    let mut entered = false;
+    loop {
+        return match fast(packet) {
+            Fast::Done(action) => Done::Action(action),
+            Fast::Forward(hop) => Done::Forward(hop),
+            Fast::Slow => match run_slow(hook, packet, tables) {
+                Action::Again => {
+                    assert!(!std::mem::replace(&mut entered, true), "a flow was entered twice for one packet");
+                    continue;
+                }
+                action => Done::Action(action),
+            },
+        };
+    }
 }
 
 /// The complete path, without its shortcut.
 pub fn run_slow(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Action {
+    let scratch = &mut Scratch::default();
     match hook {
-        Hook::PodIngress => tc::ingress(packet, tables, Side::Pod),
-        Hook::UplinkIngress => tc::ingress(packet, tables, Side::Uplink),
-        Hook::PodEgress => tc::egress(packet, tables, Side::Pod),
-        Hook::UplinkEgress => tc::egress(packet, tables, Side::Uplink),
+        Hook::PodIngress => tc::ingress(packet, tables, Side::Pod, scratch),
+        Hook::UplinkIngress => tc::ingress(packet, tables, Side::Uplink, scratch),
+        Hook::PodEgress => tc::egress(packet, tables, Side::Pod, scratch),
+        Hook::UplinkEgress => tc::egress(packet, tables, Side::Uplink, scratch),
     }
 }
 
@@ -41,9 +72,9 @@ impl Dataplane for MemoryTables {
 
     fn run(&mut self, hook: Hook, packet: &mut MemoryPacket, _unsummed: bool) -> Result<Outcome, String> {
         Ok(match run(hook, packet, self) {
-            Action::Pass => Outcome::Pass,
-            Action::Drop(reason) => Outcome::Drop(Some(reason)),
-            Action::TurnBack | Action::Reroute => Outcome::Redirect,
+            Done::Action(Action::Pass) => Outcome::Pass,
+            Done::Action(Action::Drop(reason)) => Outcome::Drop(Some(reason)),
+            Done::Action(Action::TurnBack | Action::Reroute | Action::Again) | Done::Forward(_) => Outcome::Redirect,
         })
     }
 }

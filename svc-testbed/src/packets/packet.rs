@@ -1,7 +1,13 @@
 //! A packet in memory with Linux's rules for transport checksums, and a switch to make any change of it fail.
 //! Must not know protocols. Neighbours: [`super::frame`] makes packets, `svc_datapath::Packet` is what it implements.
 
-use svc_datapath::{ChecksumPart, Packet, RewriteError};
+use std::net::{IpAddr, Ipv6Addr};
+
+use svc_common::{AddrV4, Hop, hop_kind};
+use svc_datapath::{Address, ChecksumPart, Packet, RewriteError};
+
+/// Payload of each segment of an aggregate, as with an MTU of 1500.
+const SEGMENT: u32 = 1448;
 
 /// State of the transport checksum (`skb->ip_summed`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +23,7 @@ pub struct MemoryPacket {
     bytes: Vec<u8>,
     offload: Offload,
     gso: bool,
+    hops: Vec<(IpAddr, Hop)>,
     changes: u32,
     fail_at: Option<u32>,
 }
@@ -35,7 +42,12 @@ fn sum_words(bytes: &[u8]) -> u64 {
 
 impl MemoryPacket {
     pub fn new(bytes: Vec<u8>, offload: Offload, gso: bool) -> Self {
-        Self { bytes, offload, gso, changes: 0, fail_at: None }
+        Self { bytes, offload, gso, hops: Vec::new(), changes: 0, fail_at: None }
+    }
+
+    /// What the routing table of the machine it is on says.
+    pub fn set_hops(&mut self, hops: &[(IpAddr, Hop)]) {
+        self.hops = hops.to_vec();
     }
 
     /// The n-th change from now on fails, and every later one.
@@ -145,5 +157,19 @@ impl Packet for MemoryPacket {
         self.bytes.resize(length, 0);
         self.gso = false;
         Ok(())
+    }
+
+    fn segment_size(&self) -> u32 {
+        if self.gso { SEGMENT } else { 0 }
+    }
+
+    fn route<A: Address>(&self, _source: A, destination: A) -> Hop {
+        let destination = Ipv6Addr::from(destination.wide().octets());
+        let wide = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => AddrV4::from_octets(v4.octets()).wide().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let known = self.hops.iter().find(|(address, _)| Ipv6Addr::from(wide(address)) == destination);
+        known.map_or(Hop { kind: hop_kind::STACK, ..Hop::default() }, |(_, hop)| *hop)
     }
 }

@@ -7,8 +7,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use svc_common::{
-    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowKey,
-    FragmentKey, FragmentPorts, FrontendKey, ServiceCounters, ServiceEntry, SocketKey, SocketValue,
+    AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowEntry,
+    FlowKey, FragmentKey, FragmentPorts, FrontendKey, Hop, ServiceCounters, ServiceEntry, SocketKey, SocketValue,
 };
 use svc_datapath::{Counted, FamilyTables, InsertError, Tables};
 
@@ -25,7 +25,7 @@ const SERVICES_MAX: u32 = 65_536;
 struct Family<A> {
     classes: HashMap<A, u8>,
     frontends: HashMap<FrontendKey<A>, u32>,
-    flows: RefCell<HashMap<FlowKey<A>, Flow<A>>>,
+    flows: RefCell<HashMap<FlowKey<A>, FlowEntry<A>>>,
 }
 
 impl<A> Default for Family<A> {
@@ -53,6 +53,7 @@ pub struct MemoryTables {
     seed: Cell<u32>,
     now: u32,
     flow_capacity: usize,
+    hops: Vec<(IpAddr, Hop)>,
 }
 
 impl MemoryTables {
@@ -76,6 +77,7 @@ impl MemoryTables {
             seed: Cell::new(0x9e37_79b9),
             now: START,
             flow_capacity: usize::MAX,
+            hops: Vec::new(),
         };
         for change in changes {
             tables.apply(change);
@@ -110,7 +112,16 @@ impl MemoryTables {
             }
             Change::Advance(seconds) => self.now += seconds,
             Change::FlowCapacity(capacity) => self.flow_capacity = capacity,
+            Change::Hop { destination, hop } => {
+                self.hops.retain(|(known, _)| *known != destination);
+                self.hops.push((destination, hop));
+            }
         }
+    }
+
+    /// What the routing table says of destinations; if it says anything, packets are forwarded directly.
+    pub fn hops(&self) -> &[(IpAddr, Hop)] {
+        &self.hops
     }
 
     /// What the maps hold; events are handed out once.
@@ -160,24 +171,30 @@ impl<A: Narrow> Family<A> {
     where
         A: Hash,
     {
-        self.flows.borrow().iter().map(|(key, flow)| (*key, *flow)).collect()
+        self.flows.borrow().iter().map(|(key, entry)| (*key, entry.flow)).collect()
     }
 
-    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow<A>, replace: bool, free: usize) -> Result<(), InsertError> {
+    fn insert_flow(
+        &self,
+        key: &FlowKey<A>,
+        entry: &FlowEntry<A>,
+        replace: bool,
+        free: usize,
+    ) -> Result<(), InsertError> {
         let mut flows = self.flows.borrow_mut();
         match flows.contains_key(key) {
             true if !replace => return Err(InsertError::Exists),
             false if free == 0 => return Err(InsertError::Full),
             _ => {}
         }
-        flows.insert(*key, *flow);
+        flows.insert(*key, *entry);
         Ok(())
     }
 
     fn mark(&self, key: &FlowKey<A>, state: u8, now: u32) {
-        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
-            flow.state |= state;
-            flow.last_seen = now;
+        if let Some(entry) = self.flows.borrow_mut().get_mut(key) {
+            entry.flow.state |= state;
+            entry.flow.last_seen = now;
         }
     }
 }
@@ -194,6 +211,8 @@ fn in_range(address: IpAddr, (range, prefix): &(IpAddr, u8)) -> bool {
 macro_rules! family_tables {
     ($address:ty, $family:ident, $node:ident) => {
         impl FamilyTables<$address> for MemoryTables {
+            type Place = FlowKey<$address>;
+
             fn address_class(&self, address: $address) -> u8 {
                 self.$family.classes.get(&address).copied().unwrap_or_default()
             }
@@ -202,18 +221,32 @@ macro_rules! family_tables {
                 self.$family.frontends.get(key).copied()
             }
 
-            fn flow(&self, key: &FlowKey<$address>) -> Option<Flow<$address>> {
-                self.$family.flows.borrow().get(key).copied()
+            fn find_flow(&self, key: &FlowKey<$address>) -> Option<Self::Place> {
+                self.$family.flows.borrow().contains_key(key).then_some(*key)
+            }
+
+            fn flow_at(&self, place: Self::Place) -> Flow<$address> {
+                self.$family.flows.borrow()[&place].flow
+            }
+
+            fn hop_at(&self, place: Self::Place) -> Hop {
+                self.$family.flows.borrow()[&place].hop
+            }
+
+            fn set_hop_at(&self, place: Self::Place, hop: &Hop) {
+                if let Some(entry) = self.$family.flows.borrow_mut().get_mut(&place) {
+                    entry.hop = *hop;
+                }
             }
 
             fn insert_flow(
                 &self,
                 key: &FlowKey<$address>,
-                flow: &Flow<$address>,
+                entry: &FlowEntry<$address>,
                 replace: bool,
             ) -> Result<(), InsertError> {
                 let free = self.flow_capacity.saturating_sub(self.$family.flows.borrow().len());
-                self.$family.insert_flow(key, flow, replace, free)
+                self.$family.insert_flow(key, entry, replace, free)
             }
 
             fn mark_flow(&self, key: &FlowKey<$address>, state: u8, now: u32) {
@@ -236,6 +269,10 @@ family_tables!(AddrV6, v6, node_v6);
 impl Tables for MemoryTables {
     fn features(&self) -> u32 {
         self.config.features
+    }
+
+    fn forwards_directly(&self) -> bool {
+        !self.hops.is_empty()
     }
 
     fn service(&self, index: u32) -> Option<ServiceEntry> {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use svc_common::{
-    AddrV4, AddrV6, BackendEntry, BackendRef, Config, Family, FlowKey, FrontendKey, Port, Protocol, Publication,
+    AddrV4, AddrV6, BackendEntry, BackendRef, Config, Family, FlowKey, FrontendKey, Hop, Port, Protocol, Publication,
     ServiceEntry, Verdict, address_class, address_marker, backend_flag, service_flag,
 };
 
@@ -57,6 +57,11 @@ pub enum Change {
     Advance(u32),
     /// The flow tables take no more than so many entries.
     FlowCapacity(usize),
+    /// The routing table's answer for a destination; with one, packets are forwarded directly.
+    Hop {
+        destination: IpAddr,
+        hop: Hop,
+    },
 }
 
 pub fn wide(address: IpAddr) -> AddrV6 {

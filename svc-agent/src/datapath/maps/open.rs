@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapError, MapType};
 use svc_common::{
-    ADDRESS_FILTER_WORDS, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowKeyV4,
-    FlowKeyV6, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, ServiceName, SocketKey,
-    SocketValue, map,
+    ADDRESS_FILTER_WORDS, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowEntryV4,
+    FlowEntryV6, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, ServiceName,
+    SocketKey, SocketValue, map,
 };
 
 use crate::datapath::mmap::{Access, ArrayMapping};
@@ -75,8 +75,8 @@ pub const SHAPES: [Shape; 14] = [
     hash::<FrontendKeyV6, u32>(map::FRONTENDS_V6, MapType::Hash),
     hash::<u32, ServiceName>(map::SERVICE_NAMES, MapType::Hash),
     hash::<u32, ServiceCounters>(map::SERVICE_COUNTERS, MapType::PerCpuHash),
-    hash::<FlowKeyV4, FlowV4>(map::FLOWS_V4, MapType::LruHash),
-    hash::<FlowKeyV6, FlowV6>(map::FLOWS_V6, MapType::LruHash),
+    hash::<FlowKeyV4, FlowEntryV4>(map::FLOWS_V4, MapType::LruHash),
+    hash::<FlowKeyV6, FlowEntryV6>(map::FLOWS_V6, MapType::LruHash),
     hash::<AffinityKey, AffinityValue>(map::AFFINITY, MapType::LruHash),
     hash::<SocketKey, SocketValue>(map::SOCKETS, MapType::LruHash),
     Shape {

@@ -5,18 +5,23 @@ use std::path::Path;
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use svc_common::{
-    AffinityKey, AffinityValue, DropReason, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, ServiceCounters, SocketKey,
-    SocketValue, map,
+    AffinityKey, AffinityValue, DropReason, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FlowV4,
+    FlowV6, ServiceCounters, SocketKey, SocketValue, map,
 };
 
 use super::open::{OpenError, Opener, from_directory};
 use super::table::{PerCpuTable, Table, maps_error};
 use crate::publish::MapsError;
 
+/// The flows of entries, without the way past the stack that the programs keep beside them.
+fn flows<K, A>(entries: Vec<(K, FlowEntry<A>)>) -> Vec<(K, Flow<A>)> {
+    entries.into_iter().map(|(key, entry)| (key, entry.flow)).collect()
+}
+
 /// The maps that only programs write.
 pub struct Traffic {
-    flows_v4: Table<FlowKeyV4, FlowV4>,
-    flows_v6: Table<FlowKeyV6, FlowV6>,
+    flows_v4: Table<FlowKeyV4, FlowEntryV4>,
+    flows_v6: Table<FlowKeyV6, FlowEntryV6>,
     affinity: Table<AffinityKey, AffinityValue>,
     sockets: Table<SocketKey, SocketValue>,
     service_counters: PerCpuTable<u32, ServiceCounters>,
@@ -42,11 +47,11 @@ impl Traffic {
 
     /// Entries may come and go while they are read.
     pub fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, MapsError> {
-        self.flows_v4.entries()
+        self.flows_v4.entries().map(flows)
     }
 
     pub fn flows_v6(&self) -> Result<Vec<(FlowKeyV6, FlowV6)>, MapsError> {
-        self.flows_v6.entries()
+        self.flows_v6.entries().map(flows)
     }
 
     /// Entries in FLOWS_V4 and FLOWS_V6.

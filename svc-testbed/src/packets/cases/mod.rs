@@ -2,6 +2,7 @@
 
 mod choice;
 mod clash;
+mod direct;
 mod echo;
 mod errors;
 mod hairpin;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
         echo::cases(),
         headers::cases(),
         limits::cases(),
+        direct::cases(),
     ]
     .into_iter()
     .flatten()
