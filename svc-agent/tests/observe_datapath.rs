@@ -28,7 +28,7 @@ use svc_common::{map, program, tail_call};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
 
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 17] = [
     map::CONFIG,
     map::ADDRESS_FILTER,
     map::CLUSTER_RANGES,
@@ -43,6 +43,7 @@ const MAPS: [&str; 16] = [
     map::AFFINITY,
     map::SOCKETS,
     map::SERVICE_COUNTERS,
+    map::SERVICE_COUNTERS_FIRST,
     map::DROP_COUNTERS,
     map::EVENTS,
 ];

@@ -1,9 +1,9 @@
-//! Per-CPU counters. SERVICE_COUNTERS is a per-CPU hash by service index: memory follows the services that are used
-//! on this node, not the ceiling. DROP_COUNTERS is a per-CPU array of u64 by `DropReason`.
+//! Per-CPU counters. SERVICE_COUNTERS_FIRST is an array for the lowest service indexes, SERVICE_COUNTERS a hash for the
+//! rest: memory follows the services that are used on this node, not the ceiling. DROP_COUNTERS is a per-CPU array of u64 by `DropReason`.
 
 use crate::abi;
 
-/// Value of SERVICE_COUNTERS. Packets and bytes are those TC translated; a socket hook sees connections only.
+/// Value of SERVICE_COUNTERS_FIRST and SERVICE_COUNTERS. Packets and bytes are those TC translated; a socket hook sees connections only.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServiceCounters {

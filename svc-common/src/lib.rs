@@ -51,6 +51,7 @@ pub mod map {
     pub const AFFINITY: &str = "AFFINITY";
     pub const SOCKETS: &str = "SOCKETS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    pub const SERVICE_COUNTERS_FIRST: &str = "SERVICE_COUNTERS_FIRST";
     pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
     pub const EVENTS: &str = "EVENTS";
     pub const PROGRAMS: &str = "PROGRAMS";

@@ -34,6 +34,18 @@ pub const fn apply(field: u16, difference: u32) -> u16 {
     finish(add(!field as u32 & 0xffff, difference))
 }
 
+/// What the kernel makes of a complete checksum (csum_replace_by_diff), bit for bit.
+#[inline(always)]
+pub const fn replace_complete(field: u16, difference: u32) -> u16 {
+    finish(add(!(field as u32), difference))
+}
+
+/// What the kernel makes of the pseudo header's sum that hardware starts from (CHECKSUM_PARTIAL), bit for bit.
+#[inline(always)]
+pub const fn replace_partial(field: u16, difference: u32) -> u16 {
+    !finish(add(field as u32, difference))
+}
+
 /// Sum of a byte string of even length, as words in memory order.
 #[inline(always)]
 pub fn sum_bytes<const N: usize>(bytes: &[u8; N]) -> u32 {

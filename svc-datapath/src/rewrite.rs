@@ -63,24 +63,29 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
     let has_transport = headers.fragment != Fragment::Later;
     let checksum_at = checksum_offset(key.protocol, transport_offset);
     let zero_is_none = key.protocol == Protocol::UDP;
-    if flow.ops & flow_op::ADDRESSES != 0 {
-        let difference = checksum::add(
-            checksum::difference(flow.source.sum(), key.source.sum()),
-            checksum::difference(flow.destination.sum(), key.destination.sum()),
-        );
-        if has_transport {
-            packet.update_checksum(checksum_at, difference, ChecksumPart::PseudoHeader, zero_is_none)?;
-        } else if !A::HEADER_CHECKSUM {
-            packet.change_sum(difference);
+    let addresses = flow.ops & flow_op::ADDRESSES != 0;
+    let ports = has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port);
+    let address_difference = checksum::add(
+        checksum::difference(flow.source.sum(), key.source.sum()),
+        checksum::difference(flow.destination.sum(), key.destination.sum()),
+    );
+    let port_difference = checksum::add(
+        checksum::difference(flow.source_port.0 as u32, key.source_port.0 as u32),
+        checksum::difference(flow.destination_port.0 as u32, key.destination_port.0 as u32),
+    );
+    match (addresses, ports) {
+        (true, true) => packet.update_checksums(checksum_at, address_difference, port_difference, zero_is_none)?,
+        (true, false) if has_transport => {
+            packet.update_checksum(checksum_at, address_difference, ChecksumPart::PseudoHeader, zero_is_none)?;
         }
-        A::store_addresses(packet, ETHERNET_LENGTH, flow.source, flow.destination, difference)?;
+        (true, false) if !A::HEADER_CHECKSUM => packet.change_sum(address_difference),
+        (false, true) => packet.update_checksum(checksum_at, port_difference, ChecksumPart::Segment, zero_is_none)?,
+        _ => {}
     }
-    if has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port) {
-        let difference = checksum::add(
-            checksum::difference(flow.source_port.0 as u32, key.source_port.0 as u32),
-            checksum::difference(flow.destination_port.0 as u32, key.destination_port.0 as u32),
-        );
-        packet.update_checksum(checksum_at, difference, ChecksumPart::Segment, zero_is_none)?;
+    if addresses {
+        A::store_addresses(packet, ETHERNET_LENGTH, flow.source, flow.destination, address_difference)?;
+    }
+    if ports {
         packet.store(transport_offset, &flow.source_port.0.to_ne_bytes())?;
         packet.store(transport_offset + 2, &flow.destination_port.0.to_ne_bytes())?;
     }

@@ -51,6 +51,19 @@ pub trait Packet {
         zero_is_none: bool,
     ) -> Result<(), RewriteError>;
 
+    /// As two calls of [`Packet::update_checksum`], for what `addresses` and `ports` add.
+    #[inline(always)]
+    fn update_checksums(
+        &mut self,
+        offset: usize,
+        addresses: u32,
+        ports: u32,
+        zero_is_none: bool,
+    ) -> Result<(), RewriteError> {
+        self.update_checksum(offset, addresses, ChecksumPart::PseudoHeader, zero_is_none)?;
+        self.update_checksum(offset, ports, ChecksumPart::Segment, zero_is_none)
+    }
+
     /// Says that the sum of the packet's bytes changed by `difference`, where no checksum in it takes that up: a network
     /// card may have summed the whole packet (CHECKSUM_COMPLETE).
     fn change_sum(&mut self, difference: u32);

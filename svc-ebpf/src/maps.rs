@@ -45,6 +45,9 @@ pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::with_max_en
 #[map]
 pub static SERVICE_COUNTERS: PerCpuHashMap<u32, ServiceCounters> =
     PerCpuHashMap::with_max_entries(SERVICES_MAX, BPF_F_NO_PREALLOC);
+/// Counters of the services with the lowest indexes; SERVICE_COUNTERS has the others. The agent sets the size.
+#[map]
+pub static SERVICE_COUNTERS_FIRST: PerCpuArray<ServiceCounters> = PerCpuArray::with_max_entries(4_096, 0);
 #[map]
 pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT, 0);
 #[map]

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use svc_common::{Family, Hop};
-use svc_datapath::{Address, ChecksumPart, Packet, RewriteError};
+use svc_datapath::{Address, ChecksumPart, Packet, RewriteError, checksum};
 
 use crate::route::{self, Ends};
 use crate::variant::HAVE_IPV6_CSUM_FLAG;
@@ -99,6 +99,29 @@ impl Packet for TcPacket<'_> {
         match unsafe { bpf_l4_csum_replace(self.context.skb.skb, offset as u32, 0, difference as u64, flags) } {
             0 => Ok(()),
             _ => Err(RewriteError),
+        }
+    }
+
+    /// With one call of the kernel, which alone knows whether the checksum is complete or left to hardware: its answer
+    /// shows which, and the ports' part, which never touches `skb->csum`, is then plain arithmetic.
+    #[inline(always)]
+    fn update_checksums(
+        &mut self,
+        offset: usize,
+        addresses: u32,
+        ports: u32,
+        zero_is_none: bool,
+    ) -> Result<(), RewriteError> {
+        let marked = |field: u16| if zero_is_none && field == 0 { 0xffff } else { field };
+        let old = u16::from_ne_bytes(self.load(offset).ok_or(RewriteError)?);
+        self.update_checksum(offset, addresses, ChecksumPart::PseudoHeader, zero_is_none)?;
+        let new = u16::from_ne_bytes(self.load(offset).ok_or(RewriteError)?);
+        let complete = new == marked(checksum::replace_complete(old, addresses));
+        let partial = new == marked(checksum::replace_partial(old, addresses));
+        match (complete, partial) {
+            (true, false) => self.store(offset, &marked(checksum::replace_complete(new, ports)).to_ne_bytes()),
+            (false, true) => Ok(()),
+            _ => self.update_checksum(offset, ports, ChecksumPart::Segment, zero_is_none),
         }
     }
 

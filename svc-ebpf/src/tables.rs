@@ -54,6 +54,21 @@ fn address_class(slot: u32) -> u8 {
     }
 }
 
+/// This CPU's counters of a service.
+#[inline(always)]
+fn service_counters(service: u32, what: &Counted) -> Option<*mut ServiceCounters> {
+    if let Some(counters) = maps::SERVICE_COUNTERS_FIRST.get_ptr_mut(service) {
+        return Some(counters);
+    }
+    let begins = matches!(what, Counted::ConnectionTc | Counted::ConnectionSocket | Counted::Rejected);
+    if begins && maps::SERVICE_COUNTERS.get_ptr(service).is_none() {
+        // The first use of a service on this node; a race for it has one winner, and that is enough.
+        #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would lie on the stack of 512 bytes")]
+        let _ = maps::SERVICE_COUNTERS.insert(service, &NO_COUNTS, BPF_NOEXIST as u64);
+    }
+    maps::SERVICE_COUNTERS.get_ptr_mut(service)
+}
+
 #[inline(always)]
 fn insert_result(result: Result<(), i32>) -> Result<(), InsertError> {
     const EEXIST: i32 = -17;
@@ -234,13 +249,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn count(&self, service: u32, what: Counted) {
-        let begins = matches!(what, Counted::ConnectionTc | Counted::ConnectionSocket | Counted::Rejected);
-        if begins && maps::SERVICE_COUNTERS.get_ptr(service).is_none() {
-            // The first use of a service on this node; a race for it has one winner, and that is enough.
-            #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would lie on the stack of 512 bytes")]
-            let _ = maps::SERVICE_COUNTERS.insert(service, &NO_COUNTS, BPF_NOEXIST as u64);
-        }
-        let Some(counters) = maps::SERVICE_COUNTERS.get_ptr_mut(service) else { return };
+        let Some(counters) = service_counters(service, &what) else { return };
         // SAFETY: a valid map element of this CPU.
         unsafe {
             match what {

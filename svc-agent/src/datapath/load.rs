@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{MapError, MapInfo, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use svc_common::{map, program, tail_call};
+use svc_common::{ServiceCounters, map, program, tail_call};
 
 use super::pin::PinDir;
 
@@ -74,9 +74,17 @@ impl Capacities {
     fn of(self, name: &str) -> Option<u32> {
         match name {
             map::FLOWS_V4 | map::FLOWS_V6 => self.flows,
+            map::SERVICE_COUNTERS_FIRST => Some(first_counters()),
             _ => None,
         }
     }
+}
+
+/// Services whose counters are in an array: as many as this much memory holds, with one of everything for each CPU.
+fn first_counters() -> u32 {
+    const BYTES: usize = 16 << 20;
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    (BYTES / (size_of::<ServiceCounters>() * cpus)).clamp(256, 16_384) as u32
 }
 
 /// All programs, accepted by the kernel, by name.

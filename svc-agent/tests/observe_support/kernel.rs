@@ -9,8 +9,9 @@ use aya::util::nr_cpus;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use svc_common::{
-    ABI_VERSION, ADDRESS_FILTER_WORDS, BackendEntry, BackendRef, Config, DropReason, Event, FlowKeyV4, FlowKeyV6,
-    FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, ServiceName, map,
+    ABI_VERSION, ADDRESS_FILTER_WORDS, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowEntry,
+    FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6, Hop, ServiceCounters, ServiceEntry,
+    ServiceName, map,
 };
 
 use super::MemoryReader;
@@ -98,8 +99,8 @@ impl BpfRoot {
         for (index, name) in &reader.names {
             names.insert(index, name, 0).unwrap();
         }
-        self.lru::<FlowKeyV4, FlowV4>(map::FLOWS_V4, &reader.flows_v4);
-        self.lru::<FlowKeyV6, FlowV6>(map::FLOWS_V6, &reader.flows_v6);
+        self.lru::<FlowKeyV4, FlowEntryV4>(map::FLOWS_V4, &entries(&reader.flows_v4));
+        self.lru::<FlowKeyV6, FlowEntryV6>(map::FLOWS_V6, &entries(&reader.flows_v6));
         self.lru::<svc_common::AffinityKey, svc_common::AffinityValue>(map::AFFINITY, &[]);
         self.lru::<svc_common::SocketKey, svc_common::SocketValue>(map::SOCKETS, &[]);
         self.fill_counters(reader);
@@ -119,6 +120,7 @@ impl BpfRoot {
         };
         let sizes = (4, size_of::<ServiceCounters>());
         let kind = bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH;
+        self.pin(map::SERVICE_COUNTERS_FIRST, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, sizes, 1, 0);
         let data = self.pin(map::SERVICE_COUNTERS, kind, sizes, 64, BPF_F_NO_PREALLOC);
         let mut counters: PerCpuHashMap<MapData, u32, ServiceCounters> = Map::PerCpuHashMap(data).try_into().unwrap();
         for (index, total) in &reader.counters {
@@ -222,4 +224,9 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> i32 {
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size_of::<bpf_attr>()) };
     assert!(result >= 0, "{command:?}: {}", std::io::Error::last_os_error());
     result as i32
+}
+
+/// Flows as the map has them, with no next hop yet.
+fn entries<K: Copy, A: Copy>(flows: &[(K, Flow<A>)]) -> Vec<(K, FlowEntry<A>)> {
+    flows.iter().map(|(key, flow)| (*key, FlowEntry { flow: *flow, hop: Hop::default() })).collect()
 }

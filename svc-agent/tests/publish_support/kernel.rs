@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuHashMap};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use svc_agent::datapath::maps::{Access, KernelMaps};
 use svc_agent::publish::Capacities;
@@ -67,6 +67,7 @@ impl PinnedMaps {
             .unwrap()
             .pin(pin(map::SERVICE_COUNTERS))
             .unwrap();
+        PerCpuArray::<MapData, ServiceCounters>::create(4, 0).unwrap().pin(pin(map::SERVICE_COUNTERS_FIRST)).unwrap();
     }
 }
 

@@ -52,6 +52,7 @@ pub struct Kernel {
     flows_v6: HashMap<MapData, FlowKeyV6, FlowEntryV6>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    first_counters: PerCpuArray<MapData, ServiceCounters>,
     drops: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     programs: StdHashMap<Hook, ProgramFd>,
@@ -105,6 +106,7 @@ impl Kernel {
             flows_v6: take(map::FLOWS_V6)?.try_into()?,
             affinity: take(map::AFFINITY)?.try_into()?,
             counters: take(map::SERVICE_COUNTERS)?.try_into()?,
+            first_counters: take(map::SERVICE_COUNTERS_FIRST)?.try_into()?,
             drops: take(map::DROP_COUNTERS)?.try_into()?,
             events: take(map::EVENTS)?.try_into()?,
             programs,
@@ -135,6 +137,10 @@ impl Kernel {
         self.config.set(0, Config::default(), 0)?;
         let [filter, services, slots, backends] = std::mem::take(&mut self.used);
         filter.iter().try_for_each(|index| self.filter.set(*index, 0, 0))?;
+        for index in &services {
+            let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus])?;
+            self.first_counters.set(*index, zeros, 0)?;
+        }
         services.iter().try_for_each(|index| self.services.set(*index, ServiceEntry::default(), 0))?;
         slots.iter().try_for_each(|index| self.slots.set(*index, BackendRef::NONE, 0))?;
         backends.iter().try_for_each(|index| self.backends.set(*index, BackendEntry::default(), 0))?;
@@ -237,8 +243,13 @@ impl Kernel {
         for (key, value) in self.affinity.iter().collect::<Result<Vec<_>, _>>()? {
             state.add_affinity(&key, &value, age(value.last_seen));
         }
-        for (service, cpus) in self.counters.iter().collect::<Result<Vec<_>, _>>()? {
-            cpus.iter().for_each(|counters| state.add_counters(service, counters));
+        let mut counters = self.counters.iter().collect::<Result<Vec<_>, _>>()?;
+        for service in &self.used[1] {
+            counters.push((*service, self.first_counters.get(service, 0)?));
+        }
+        for (service, cpus) in counters {
+            let counting = cpus.iter().filter(|counters| **counters != ServiceCounters::default());
+            counting.for_each(|counters| state.add_counters(service, counters));
         }
         for reason in DropReason::ALL {
             let count: u64 = self.drops.get(&(*reason as u32), 0)?.iter().sum();

@@ -8,11 +8,12 @@ use std::path::Path;
 use aya::maps::MapData;
 use svc_common::{
     AddrV4, AddrV6, BackendEntry, BackendRef, Config, Family, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
-    ServiceCounters, ServiceEntry, ServiceName, map,
+    ServiceEntry, ServiceName, map,
 };
 
+use super::counters::Counters;
 use super::open::{OpenError, Opener, from_directory};
-use super::table::{PerCpuTable, Table};
+use super::table::Table;
 use crate::datapath::mmap::{Access, ArrayMapping};
 use crate::publish::maps::{BatchError, Capacities, ConfigField, Frontend, Maps, MapsError};
 use crate::publish::words::{self, backend_word, config_word, service_word};
@@ -27,7 +28,7 @@ pub struct KernelMaps {
     frontends_v4: Table<FrontendKeyV4, u32>,
     frontends_v6: Table<FrontendKeyV6, u32>,
     names: Table<u32, ServiceName>,
-    counters: PerCpuTable<u32, ServiceCounters>,
+    counters: Counters,
 }
 
 impl KernelMaps {
@@ -55,8 +56,7 @@ impl KernelMaps {
                 .map_err(refused(map::FRONTENDS_V6))?,
             names: Table::new(map::SERVICE_NAMES, source.data(map::SERVICE_NAMES)?, false)
                 .map_err(refused(map::SERVICE_NAMES))?,
-            counters: PerCpuTable::new(map::SERVICE_COUNTERS, source.data(map::SERVICE_COUNTERS)?)
-                .map_err(refused(map::SERVICE_COUNTERS))?,
+            counters: Counters::open(&mut source)?,
         })
     }
 }
@@ -216,7 +216,7 @@ impl Maps for KernelMaps {
     }
 
     fn delete_counters(&mut self, index: u32) -> Result<(), MapsError> {
-        self.counters.remove(&index)
+        self.counters.remove(index)
     }
 }
 

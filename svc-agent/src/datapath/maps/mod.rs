@@ -3,6 +3,7 @@
 //! Neighbours: the loader creates and pins maps, `super::mmap` maps arrays into memory.
 
 mod batch;
+mod counters;
 mod kernel;
 mod open;
 mod table;

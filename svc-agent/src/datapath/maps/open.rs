@@ -65,7 +65,7 @@ const fn hash<K, V>(name: &'static str, kind: MapType) -> Shape {
 }
 
 /// Every map that this crate opens by name. EVENTS is opened as a ring buffer only where it is listened to.
-pub const SHAPES: [Shape; 14] = [
+pub const SHAPES: [Shape; 15] = [
     array::<Config>(map::CONFIG, Some(1)),
     array::<u64>(map::ADDRESS_FILTER, Some(ADDRESS_FILTER_WORDS)),
     array::<ServiceEntry>(map::SERVICES, None),
@@ -75,6 +75,14 @@ pub const SHAPES: [Shape; 14] = [
     hash::<FrontendKeyV6, u32>(map::FRONTENDS_V6, MapType::Hash),
     hash::<u32, ServiceName>(map::SERVICE_NAMES, MapType::Hash),
     hash::<u32, ServiceCounters>(map::SERVICE_COUNTERS, MapType::PerCpuHash),
+    Shape {
+        name: map::SERVICE_COUNTERS_FIRST,
+        kind: MapType::PerCpuArray,
+        key_size: 4,
+        value_size: size_of::<ServiceCounters>() as u32,
+        max_entries: None,
+        mmapable: false,
+    },
     hash::<FlowKeyV4, FlowEntryV4>(map::FLOWS_V4, MapType::LruHash),
     hash::<FlowKeyV6, FlowEntryV6>(map::FLOWS_V6, MapType::LruHash),
     hash::<AffinityKey, AffinityValue>(map::AFFINITY, MapType::LruHash),

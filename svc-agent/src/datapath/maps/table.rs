@@ -146,7 +146,11 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> PerCpuTable<K, V> {
     }
 }
 
-fn read_batches<K: Pod, V: Pod>(fd: &OwnedFd, repeat: usize, mut visit: impl FnMut(&K, &[V])) -> io::Result<()> {
+pub(super) fn read_batches<K: Pod, V: Pod>(
+    fd: &OwnedFd,
+    repeat: usize,
+    mut visit: impl FnMut(&K, &[V]),
+) -> io::Result<()> {
     let mut room = READ_BATCH;
     let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room * repeat]);
     let mut cursor = None;

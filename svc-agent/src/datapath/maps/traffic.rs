@@ -9,8 +9,9 @@ use svc_common::{
     FlowV6, ServiceCounters, SocketKey, SocketValue, map,
 };
 
+use super::counters::Counters;
 use super::open::{OpenError, Opener, from_directory};
-use super::table::{PerCpuTable, Table, maps_error};
+use super::table::{Table, maps_error};
 use crate::publish::MapsError;
 
 /// The flows of entries, without the way past the stack that the programs keep beside them.
@@ -24,7 +25,7 @@ pub struct Traffic {
     flows_v6: Table<FlowKeyV6, FlowEntryV6>,
     affinity: Table<AffinityKey, AffinityValue>,
     sockets: Table<SocketKey, SocketValue>,
-    service_counters: PerCpuTable<u32, ServiceCounters>,
+    service_counters: Counters,
     drop_counters: PerCpuArray<MapData, u64>,
 }
 
@@ -37,8 +38,7 @@ impl Traffic {
             flows_v6: Table::new(map::FLOWS_V6, source.data(map::FLOWS_V6)?, true).map_err(refused(map::FLOWS_V6))?,
             affinity: Table::new(map::AFFINITY, source.data(map::AFFINITY)?, true).map_err(refused(map::AFFINITY))?,
             sockets: Table::new(map::SOCKETS, source.data(map::SOCKETS)?, true).map_err(refused(map::SOCKETS))?,
-            service_counters: PerCpuTable::new(map::SERVICE_COUNTERS, source.data(map::SERVICE_COUNTERS)?)
-                .map_err(refused(map::SERVICE_COUNTERS))?,
+            service_counters: Counters::open(&mut source)?,
             drop_counters: Map::PerCpuArray(source.data(map::DROP_COUNTERS)?)
                 .try_into()
                 .map_err(refused(map::DROP_COUNTERS))?,
@@ -74,17 +74,7 @@ impl Traffic {
 
     /// Sums over all CPUs, by service index. Services without traffic have no entry.
     pub fn service_counters(&self) -> Result<Vec<(u32, ServiceCounters)>, MapsError> {
-        self.service_counters.entries(|cpus| {
-            cpus.iter().fold(ServiceCounters::default(), |sum, cpu| ServiceCounters {
-                connections_tc: sum.connections_tc + cpu.connections_tc,
-                connections_socket: sum.connections_socket + cpu.connections_socket,
-                packets_to_backend: sum.packets_to_backend + cpu.packets_to_backend,
-                bytes_to_backend: sum.bytes_to_backend + cpu.bytes_to_backend,
-                packets_to_client: sum.packets_to_client + cpu.packets_to_client,
-                bytes_to_client: sum.bytes_to_client + cpu.bytes_to_client,
-                rejected: sum.rejected + cpu.rejected,
-            })
-        })
+        self.service_counters.sums()
     }
 
     /// Sums over all CPUs, of every reason.
