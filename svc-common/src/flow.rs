@@ -126,4 +126,6 @@ pub mod flow_op {
     pub const REROUTE: u8 = 1 << 4;
     /// Addresses change at this hook (else only ports do).
     pub const ADDRESSES: u8 = 1 << 3;
+    /// Once the backend reference has ended, the client's packets are answered with a reset (TCP).
+    pub const RESET_WHEN_GONE: u8 = 1 << 5;
 }

@@ -23,7 +23,7 @@ pub use flow::{
     Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Hop, flow_op, flow_stage,
     flow_state, hop_kind,
 };
-pub use fragment::{FragmentKey, FragmentPorts};
+pub use fragment::{FragmentKey, FragmentPorts, HeldFragment, HeldKey};
 pub use reason::DropReason;
 pub use service::{
     AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
@@ -48,6 +48,8 @@ pub mod map {
     pub const FLOWS_V4: &str = "FLOWS_V4";
     pub const FLOWS_V6: &str = "FLOWS_V6";
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    pub const HELD_FRAGMENTS: &str = "HELD_FRAGMENTS";
+    pub const FRAGMENT_SCRATCH: &str = "FRAGMENT_SCRATCH";
     pub const AFFINITY: &str = "AFFINITY";
     pub const SOCKETS: &str = "SOCKETS";
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
@@ -69,6 +71,10 @@ pub mod program {
     pub const POD_EGRESS_SLOW: &str = "pod_egress_slow";
     pub const UPLINK_INGRESS_SLOW: &str = "uplink_ingress_slow";
     pub const UPLINK_EGRESS_SLOW: &str = "uplink_egress_slow";
+    pub const POD_INGRESS_FRAGMENT: &str = "pod_ingress_fragment";
+    pub const POD_EGRESS_FRAGMENT: &str = "pod_egress_fragment";
+    pub const UPLINK_INGRESS_FRAGMENT: &str = "uplink_ingress_fragment";
+    pub const UPLINK_EGRESS_FRAGMENT: &str = "uplink_egress_fragment";
     pub const BIND4: &str = "bind4";
     pub const BIND6: &str = "bind6";
     pub const CONNECT4: &str = "connect4";
@@ -87,16 +93,24 @@ pub mod tail_call {
     pub const UPLINK_EGRESS_SLOW: u32 = 3;
     /// Back to the fast program, once a flow is entered.
     pub const POD_INGRESS: u32 = 4;
+    pub const POD_INGRESS_FRAGMENT: u32 = 5;
+    pub const POD_EGRESS_FRAGMENT: u32 = 6;
+    pub const UPLINK_INGRESS_FRAGMENT: u32 = 7;
+    pub const UPLINK_EGRESS_FRAGMENT: u32 = 8;
     /// Capacity of PROGRAMS.
     pub const MAX: u32 = 16;
 
     /// Which program belongs where.
-    pub const TARGETS: [(u32, &str); 5] = [
+    pub const TARGETS: [(u32, &str); 9] = [
         (POD_INGRESS_SLOW, program::POD_INGRESS_SLOW),
         (POD_EGRESS_SLOW, program::POD_EGRESS_SLOW),
         (UPLINK_INGRESS_SLOW, program::UPLINK_INGRESS_SLOW),
         (UPLINK_EGRESS_SLOW, program::UPLINK_EGRESS_SLOW),
         (POD_INGRESS, program::POD_INGRESS),
+        (POD_INGRESS_FRAGMENT, program::POD_INGRESS_FRAGMENT),
+        (POD_EGRESS_FRAGMENT, program::POD_EGRESS_FRAGMENT),
+        (UPLINK_INGRESS_FRAGMENT, program::UPLINK_INGRESS_FRAGMENT),
+        (UPLINK_EGRESS_FRAGMENT, program::UPLINK_EGRESS_FRAGMENT),
     ];
 }
 

@@ -46,6 +46,10 @@ drop_reasons! {
     NoNodeAddress = 9, "no_node_address";
     /// Dropped: the node's own connection was given an endpoint that its routing table knows no way to.
     NoRoute = 10, "no_route";
+    /// Refused: the service's target port differs from its own, and SCTP ports cannot be translated.
+    SctpPort = 11, "sctp_port";
+    /// Reset: the endpoint of an established connection is gone, and the service asks for a reset then.
+    EndpointGone = 12, "endpoint_gone";
 }
 
 impl DropReason {

@@ -115,6 +115,8 @@ abi!(ServiceEntry, 64);
 pub mod service_flag {
     /// Clients outside the cluster ranges are masqueraded as the node.
     pub const MASQUERADE_OUTSIDE: u32 = 1 << 0;
+    /// Established TCP connections to an endpoint that is gone are reset.
+    pub const RESET_WHEN_GONE: u32 = 1 << 1;
 }
 
 /// Names one use of a backend index: index in the low half, generation in the high half. Zero names nothing.

@@ -68,6 +68,8 @@ fn layouts_match_the_golden_file() {
     layout!(out, FlowEntryV6 { flow, hop });
     layout!(out, FragmentKey { source, destination, id, protocol, stage, zero });
     layout!(out, FragmentPorts { source_port, destination_port });
+    layout!(out, HeldKey { datagram, number });
+    layout!(out, HeldFragment { since, length, packet });
     layout!(out, SocketKey { cookie, fact, zero });
     layout!(out, SocketValue { backend, frontend, backend_port, frontend_port });
     layout!(

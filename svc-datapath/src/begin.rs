@@ -95,11 +95,11 @@ pub fn begin_from_node<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     enter(tables, headers, entry, SourcePort::Keep, now)
 }
 
-/// TCP in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
+/// TCP (or SCTP) in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
 /// tracking still knows it. The stack gets it unchanged.
 #[inline(always)]
 fn unknown_connection<A>(headers: &Headers<A>) -> bool {
-    headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags)
+    headers.key.protocol != Protocol::UDP && !opens(headers.tcp_flags)
 }
 
 #[inline(always)]
@@ -110,16 +110,20 @@ fn find_destination<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     flow: &mut Flow<A>,
     now: u32,
 ) -> Destination {
-    let refused = match select(tables, &headers.key, flow, now) {
-        Selected::Backend => return Destination::Backend,
-        Selected::Reject => reject(packet, tables, headers, flow.service, DropReason::NoEndpoint),
-        Selected::Drop(reason) => refuse_connection(tables, headers, flow.service, reason),
-        Selected::NotAService if is_service_address(tables, &headers.key.destination) => {
-            reject(packet, tables, headers, flow.service, DropReason::NoSuchPort)
+    let key = &headers.key;
+    let reason = match select(tables, key, flow, now) {
+        Selected::Backend if key.protocol != Protocol::SCTP || flow.destination_port == key.destination_port => {
+            return Destination::Backend;
         }
+        Selected::Backend => DropReason::SctpPort,
+        Selected::Reject => DropReason::NoEndpoint,
+        Selected::Drop(reason) => {
+            return Destination::Refused(refuse_connection(tables, headers, flow.service, reason));
+        }
+        Selected::NotAService if is_service_address(tables, &key.destination) => DropReason::NoSuchPort,
         Selected::NotAService => return Destination::NoService,
     };
-    Destination::Refused(refused)
+    Destination::Refused(reject(packet, tables, headers, flow.service, reason))
 }
 
 /// Makes the pair of flows for a client whose backend was chosen.
@@ -183,6 +187,8 @@ pub fn masquerade<A: Address, T: Tables + FamilyTables<A>>(
     // Packets are counted once, by the first pair.
     let service = core::mem::replace(&mut entry.flow.service, Flow::<A>::NO_SERVICE);
     entry.flow.source = tables.node_address();
+    // Whoever resets the client does so in the first pair.
+    entry.flow.ops &= !flow_op::RESET_WHEN_GONE;
     entry.flow.peer_stage = flow_stage::INGRESS;
     match flow::insert_pair(tables, &headers.key, entry, SourcePort::AboveLocalRange, now) {
         Ok(()) => Action::Pass,

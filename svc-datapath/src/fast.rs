@@ -7,6 +7,7 @@ use svc_common::{AddrV4, AddrV6, DropReason, Flow, Hop, Protocol, address_class,
 use crate::address::Address;
 use crate::direct::{HopLimit, leads_straight, next_hop, returns_straight};
 use crate::flow;
+use crate::gone::is_to_be_reset;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork, opens, parse_transport};
 use crate::rewrite::{RewriteNetwork, translate};
 use crate::tables::{Action, FamilyTables, Packet, Side, Tables};
@@ -62,6 +63,7 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
     if concerned && let Some(place) = tables.find_flow(&headers.key) {
         let flow = tables.flow_at(place);
         if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0
+            || is_to_be_reset(tables, &flow)
             || !flow::continues(tables, &headers.key, &flow, headers.tcp_flags, now)
         {
             return Fast::Slow;
@@ -126,7 +128,7 @@ fn read_plain<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Op
     let plain = headers.transport_offset == A::TRANSPORT_OFFSET
         && headers.fragment == Fragment::Whole
         && headers.end <= packet.length()
-        && translatable(headers.key.protocol);
+        && matches!(headers.key.protocol, Protocol::TCP | Protocol::UDP);
     if !plain {
         return None;
     }

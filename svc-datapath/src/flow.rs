@@ -47,8 +47,8 @@ pub fn peer_key<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
 #[inline(always)]
 pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>, tcp_flags: u8, now: u32) -> bool {
     let to_backend = flow.ops & flow_op::TO_BACKEND != 0;
-    if key.protocol == Protocol::TCP {
-        // Only a SYN can begin anew: after the old connection ended, or while nobody has answered and the chosen
+    if key.protocol != Protocol::UDP {
+        // Only a SYN (or INIT) can begin anew: after the old connection ended, or while nobody has answered and the chosen
         // endpoint is gone. A retransmitted SYN stays with its backend.
         if !to_backend || !opens(tcp_flags) {
             return true;
@@ -68,7 +68,7 @@ pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flo
 const BOTH_FIN: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
 
 #[inline(always)]
-fn ended_backend<T: Tables>(tables: &T, backend: BackendRef) -> bool {
+pub fn ended_backend<T: Tables>(tables: &T, backend: BackendRef) -> bool {
     backend != BackendRef::NONE && live_backend(tables, backend).is_none()
 }
 
@@ -124,7 +124,7 @@ pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
     ports: SourcePort,
     now: u32,
 ) -> Result<(), PairError> {
-    if ports == SourcePort::AboveLocalRange {
+    if ports == SourcePort::AboveLocalRange && key.protocol != Protocol::SCTP {
         entry.flow.source_port = port_above_local_range(tables.random());
     }
     // There is room for one flow: it lends its memory to the reply, and its own tuple is kept, reversed, in the
@@ -134,7 +134,7 @@ pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
     let mut reply_key = peer_key(key, flow);
     let (ops, peer_stage) = (flow.ops, flow.peer_stage);
     set_tuple(flow, key.destination, key.source, key.destination_port, key.source_port);
-    flow.ops = ops & !flow_op::TO_BACKEND;
+    flow.ops = ops & !(flow_op::TO_BACKEND | flow_op::RESET_WHEN_GONE);
     flow.peer_stage = key.stage;
     let entered = insert_reply(tables, key, &mut reply_key, entry, ports, now);
     let flow = &mut entry.flow;
@@ -174,6 +174,7 @@ fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
         match entered {
             Ok(()) => return Ok(()),
             Err(InsertError::Full) => return Err(PairError::TableFull),
+            Err(InsertError::Exists) if key.protocol == Protocol::SCTP => return Err(PairError::PortsExhausted),
             Err(InsertError::Exists) => {
                 let random = tables.random();
                 reply_key.destination_port = match ports {

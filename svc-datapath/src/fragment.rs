@@ -1,7 +1,7 @@
 //! Fragmented datagrams: the first fragment tells the ports, the others are recognized by the datagram's identification.
-//! A fragment that overtakes the first is lost: nothing here can hold packets back.
+//! Neighbours: `hold` sees to it that the first one comes first.
 
-use svc_common::{FragmentKey, FragmentPorts};
+use svc_common::{FlowKey, FragmentKey, FragmentPorts};
 
 use crate::address::Address;
 use crate::parse::{Fragment, Headers, parse_transport};
@@ -26,21 +26,33 @@ pub fn read_ports<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, head
 /// Out of line: fragments are rare, and the stack is small.
 #[inline(never)]
 fn known_ports<A: Address, T: Tables>(tables: &T, headers: &mut Headers<A>, id: u32) -> Option<()> {
-    let key = FragmentKey {
-        source: headers.key.source.wide(),
-        destination: headers.key.destination.wide(),
-        id,
-        protocol: headers.key.protocol,
-        stage: headers.key.stage,
-        zero: 0,
-    };
+    let key = datagram(&headers.key, id);
     if headers.fragment == Fragment::First {
-        let (source_port, destination_port) = (headers.key.source_port, headers.key.destination_port);
-        tables.set_fragment(&key, &FragmentPorts { source_port, destination_port });
+        remember_ports(tables, &headers.key, &key);
         return Some(());
     }
     let ports = tables.fragment(&key)?;
     headers.key.source_port = ports.source_port;
     headers.key.destination_port = ports.destination_port;
     Some(())
+}
+
+/// Names the datagram that a fragment belongs to, at this stage.
+#[inline(always)]
+pub fn datagram<A: Address>(key: &FlowKey<A>, id: u32) -> FragmentKey {
+    FragmentKey {
+        source: key.source.wide(),
+        destination: key.destination.wide(),
+        id,
+        protocol: key.protocol,
+        stage: key.stage,
+        zero: 0,
+    }
+}
+
+/// Writes down the ports that the first fragment has.
+#[inline(always)]
+pub fn remember_ports<A, T: Tables>(tables: &T, key: &FlowKey<A>, datagram: &FragmentKey) {
+    let (source_port, destination_port) = (key.source_port, key.destination_port);
+    tables.set_fragment(datagram, &FragmentPorts { source_port, destination_port });
 }

@@ -1,5 +1,5 @@
 //! Packet logic of the Service dataplane, generic over small traits, so that the same code runs in the kernel and in
-//! tests. No I/O, no clock, no maps of its own. Entry points: [`fast`], then [`tc`] for packets,
+//! tests. No I/O, no clock, no maps of its own. Entry points: [`fast`], then [`tc`] for packets ([`hold`] before it for fragments),
 //! [`socket`] for socket hooks.
 //! Neighbours: `svc-common` (layouts), `svc-ebpf` (kernel side of the traits), `svc-testbed` (native side).
 #![no_std]
@@ -14,10 +14,13 @@ pub mod fast;
 pub mod filter;
 mod flow;
 mod fragment;
+mod gone;
+pub mod hold;
 mod icmp;
 mod parse;
 mod refuse;
 mod rewrite;
+mod sctp;
 mod select;
 pub mod socket;
 mod tables;
@@ -28,5 +31,5 @@ pub use address::Address;
 pub use flow::UDP_IDLE_SECONDS;
 pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 pub use tables::{
-    Action, ChecksumPart, Counted, FamilyTables, InsertError, Packet, RewriteError, Scratch, Side, Tables,
+    Action, ChecksumPart, Counted, FamilyTables, Fragments, InsertError, Packet, RewriteError, Scratch, Side, Tables,
 };

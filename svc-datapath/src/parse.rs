@@ -4,6 +4,7 @@
 use svc_common::{AddrV4, AddrV6, FlowKey, Port, Protocol};
 
 use crate::address::Address;
+use crate::sctp;
 use crate::tables::Packet;
 
 pub const ETHERNET_LENGTH: usize = 14;
@@ -51,7 +52,7 @@ pub struct Headers<A> {
     /// 64 KiB, which say zero (BIG TCP).
     pub end: u32,
     pub fragment: Fragment,
-    /// Bits of [`tcp_flag`]; zero for other protocols.
+    /// Bits of [`tcp_flag`], also for SCTP (see `sctp`); zero for UDP.
     pub tcp_flags: u8,
 }
 
@@ -158,13 +159,17 @@ impl ParseNetwork for AddrV6 {
     }
 }
 
-/// Reads ports and flags of a TCP or UDP packet; `None` if its header is cut off.
+/// Reads ports and flags of a TCP, UDP or SCTP packet; `None` if its header is cut off.
 #[inline(always)]
 pub fn parse_transport<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
     let offset = headers.transport_offset;
     let [s0, s1, d0, d1] = if headers.key.protocol == Protocol::TCP {
         let header: [u8; 20] = packet.load(offset)?;
         headers.tcp_flags = header[13];
+        [header[0], header[1], header[2], header[3]]
+    } else if headers.key.protocol == Protocol::SCTP {
+        let header: [u8; sctp::HEADER] = packet.load(offset)?;
+        headers.tcp_flags = sctp::flags(header[12]);
         [header[0], header[1], header[2], header[3]]
     } else {
         let header: [u8; 8] = packet.load(offset)?;

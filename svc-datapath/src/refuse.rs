@@ -7,6 +7,7 @@ use crate::address::Address;
 use crate::checksum::{add, finish, sum_bytes};
 use crate::parse::{ETHERNET_LENGTH, Headers, checksum_offset, tcp_flag};
 use crate::rewrite::swap_ethernet;
+use crate::sctp;
 use crate::tables::{ChecksumPart, Packet, RewriteError};
 
 /// TTL or hop limit of packets that begin their way here.
@@ -26,8 +27,8 @@ pub trait Refuse: Address {
         payload_length: u16,
     ) -> Result<(), RewriteError>;
 
-    /// Replaces the packet's content by an ICMP port unreachable that quotes the headers it had.
-    fn store_unreachable<P: Packet>(
+    /// Replaces the packet's content by an ICMP port unreachable that quotes the headers it had, `N` bytes of transport.
+    fn store_unreachable<const N: usize, P: Packet>(
         packet: &mut P,
         headers: &Headers<Self>,
         offloaded: bool,
@@ -56,34 +57,27 @@ impl Refuse for AddrV4 {
     }
 
     #[inline(always)]
-    fn store_unreachable<P: Packet>(
+    fn store_unreachable<const N: usize, P: Packet>(
         packet: &mut P,
         headers: &Headers<Self>,
         _offloaded: bool,
     ) -> Result<(), RewriteError> {
-        const QUOTE: usize = 28;
         const ICMP_LENGTH: usize = 8;
-        let mut quote: [u8; QUOTE] = [0; QUOTE];
-        let header: [u8; 20] = packet.load(ETHERNET_LENGTH).ok_or(RewriteError)?;
-        let transport: [u8; 8] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
-        quote[..20].copy_from_slice(&header);
-        quote[20..].copy_from_slice(&transport);
+        let mut header: [u8; 20] = packet.load(ETHERNET_LENGTH).ok_or(RewriteError)?;
+        let transport: [u8; N] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
+        let length = ICMP_LENGTH + header.len() + N;
         // What finishes an offloaded UDP checksum finds the message's unused word in its place; the sum of the message
         // stays right, since ICMP has no pseudo header. The quote leaves out IPv4 options: the sender finds its ports
         // right behind a header of five words.
-        quote[0] = 0x45;
-        let sum = add(u16::from_ne_bytes([3, 3]) as u32, sum_bytes(&quote));
+        header[0] = 0x45;
+        let sum = add(u16::from_ne_bytes([3, 3]) as u32, add(sum_bytes(&header), sum_bytes(&transport)));
         let [high, low] = finish(sum).to_ne_bytes();
-        packet.resize((ETHERNET_LENGTH + Self::NETWORK_LENGTH + ICMP_LENGTH + QUOTE) as u32)?;
-        Self::store_network(
-            packet,
-            headers.key.destination,
-            headers.key.source,
-            Protocol::ICMP,
-            (ICMP_LENGTH + QUOTE) as u16,
-        )?;
-        packet.store(ETHERNET_LENGTH + Self::NETWORK_LENGTH, &[3, 3, high, low, 0, 0, 0, 0])?;
-        packet.store(ETHERNET_LENGTH + Self::NETWORK_LENGTH + ICMP_LENGTH, &quote)
+        packet.resize((ETHERNET_LENGTH + Self::NETWORK_LENGTH + length) as u32)?;
+        Self::store_network(packet, headers.key.destination, headers.key.source, Protocol::ICMP, length as u16)?;
+        let message = ETHERNET_LENGTH + Self::NETWORK_LENGTH;
+        packet.store(message, &[3, 3, high, low, 0, 0, 0, 0])?;
+        packet.store(message + ICMP_LENGTH, &header)?;
+        packet.store(message + ICMP_LENGTH + header.len(), &transport)
     }
 }
 
@@ -105,19 +99,19 @@ impl Refuse for AddrV6 {
     }
 
     #[inline(always)]
-    fn store_unreachable<P: Packet>(
+    fn store_unreachable<const N: usize, P: Packet>(
         packet: &mut P,
         headers: &Headers<Self>,
         offloaded: bool,
     ) -> Result<(), RewriteError> {
-        const QUOTE: usize = 48;
         const ICMP_LENGTH: usize = 8;
+        let quote = Self::NETWORK_LENGTH + N;
         // Extension headers are left out of the quote, which therefore names the transport protocol itself.
         let mut first: [u8; 8] = packet.load(ETHERNET_LENGTH).ok_or(RewriteError)?;
         first[6] = headers.key.protocol.0;
-        let transport: [u8; 8] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
+        let transport: [u8; N] = packet.load(headers.transport_offset).ok_or(RewriteError)?;
         let addresses = add(headers.key.source.sum(), headers.key.destination.sum());
-        let length = (ICMP_LENGTH + QUOTE) as u16;
+        let length = (ICMP_LENGTH + quote) as u16;
         // Pseudo header (addresses, length, next header) and message; the quote repeats both addresses.
         let mut sum = add(add(addresses, addresses), sum_bytes(&first));
         sum = add(sum, sum_bytes(&transport));
@@ -135,7 +129,7 @@ impl Refuse for AddrV6 {
         };
         sum = add(sum, u16::from_ne_bytes([seed_high, seed_low]) as u32);
         let [high, low] = finish(sum).to_ne_bytes();
-        packet.resize((ETHERNET_LENGTH + Self::NETWORK_LENGTH + ICMP_LENGTH + QUOTE) as u32)?;
+        packet.resize((ETHERNET_LENGTH + Self::NETWORK_LENGTH + ICMP_LENGTH + quote) as u32)?;
         Self::store_network(packet, headers.key.destination, headers.key.source, Protocol::ICMPV6, length)?;
         let message = ETHERNET_LENGTH + Self::NETWORK_LENGTH;
         packet.store(message, &[1, 4, high, low, 0, 0, seed_high, seed_low])?;
@@ -160,7 +154,11 @@ pub fn refuse<A: Refuse, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Res
         if offloaded && headers.transport_offset != ETHERNET_LENGTH + A::NETWORK_LENGTH {
             return Err(RewriteError);
         }
-        A::store_unreachable(packet, headers, offloaded)
+        if headers.key.protocol == Protocol::SCTP {
+            A::store_unreachable::<{ sctp::QUOTE }, _>(packet, headers, offloaded)
+        } else {
+            A::store_unreachable::<8, _>(packet, headers, offloaded)
+        }
     }
 }
 

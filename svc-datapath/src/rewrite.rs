@@ -60,11 +60,12 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
     flow: &Flow<A>,
 ) -> Result<(), RewriteError> {
     let (key, transport_offset) = (&headers.key, headers.transport_offset);
-    let has_transport = headers.fragment != Fragment::Later;
+    // SCTP's checksum is none of our business (see `sctp`).
+    let has_checksum = headers.fragment != Fragment::Later && key.protocol != Protocol::SCTP;
     let checksum_at = checksum_offset(key.protocol, transport_offset);
     let zero_is_none = key.protocol == Protocol::UDP;
     let addresses = flow.ops & flow_op::ADDRESSES != 0;
-    let ports = has_transport && (flow.source_port != key.source_port || flow.destination_port != key.destination_port);
+    let ports = has_checksum && (flow.source_port != key.source_port || flow.destination_port != key.destination_port);
     let address_difference = checksum::add(
         checksum::difference(flow.source.sum(), key.source.sum()),
         checksum::difference(flow.destination.sum(), key.destination.sum()),
@@ -75,7 +76,7 @@ pub fn translate<A: RewriteNetwork, P: Packet>(
     );
     match (addresses, ports) {
         (true, true) => packet.update_checksums(checksum_at, address_difference, port_difference, zero_is_none)?,
-        (true, false) if has_transport => {
+        (true, false) if has_checksum => {
             packet.update_checksum(checksum_at, address_difference, ChecksumPart::PseudoHeader, zero_is_none)?;
         }
         (true, false) if !A::HEADER_CHECKSUM => packet.change_sum(address_difference),

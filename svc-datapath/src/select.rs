@@ -1,8 +1,8 @@
 //! Choosing a backend for a new flow: affinity first, then a random slot. The same for packets and sockets.
 
 use svc_common::{
-    AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Flow, FlowKey, FrontendKey, ServiceEntry,
-    Verdict, backend_flag,
+    AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Flow, FlowKey, FrontendKey, Protocol,
+    ServiceEntry, Verdict, backend_flag, flow_op, service_flag,
 };
 
 use crate::address::Address;
@@ -57,7 +57,11 @@ pub fn select<A: Address, T: Tables + FamilyTables<A>>(
         flow.service = index;
     }
     match verdict {
-        Verdict::FORWARD => {}
+        Verdict::FORWARD => {
+            if service.flags & service_flag::RESET_WHEN_GONE != 0 && key.protocol == Protocol::TCP {
+                flow.ops |= flow_op::RESET_WHEN_GONE;
+            }
+        }
         Verdict::REJECT => return Selected::Reject,
         Verdict::DROP => return Selected::Drop(DropReason::NoLocalEndpoint),
         _ => return Selected::NotAService,

@@ -3,7 +3,7 @@
 
 use svc_common::{
     DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, Publication, ServiceEntry, SocketKey, SocketValue,
-    Verdict, backend_flag, event_kind, event_path, feature, flow_stage, socket_fact,
+    Verdict, backend_flag, event_kind, event_path, feature, flow_stage, service_flag, socket_fact,
 };
 
 use crate::address::Address;
@@ -96,11 +96,13 @@ fn lookup<A: Address, T: Tables + FamilyTables<A>>(
     (!leave_to_packets(socket, &service)).then_some(service)
 }
 
-/// The packet path serves these better: it sees the pod's own address (affinity), and a drop there looks like a drop.
+/// The packet path serves these better: it sees the pod's own address (affinity) and each packet of a connection (which it
+/// may have to reset), and a drop there looks like a drop.
 /// The node's own sockets have no packet path of their own.
 #[inline(always)]
 fn leave_to_packets(socket: &Socket, service: &ServiceEntry) -> bool {
-    service.publication.verdict() == Verdict::DROP || (!socket.host && service.affinity_timeout != 0)
+    let packets_only = service.affinity_timeout != 0 || service.flags & service_flag::RESET_WHEN_GONE != 0;
+    service.publication.verdict() == Verdict::DROP || (!socket.host && packets_only)
 }
 
 #[inline(always)]

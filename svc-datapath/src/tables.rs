@@ -3,7 +3,7 @@
 
 use svc_common::{
     AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Event, Flow, FlowEntry,
-    FlowEntryV4, FlowEntryV6, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Hop, ServiceEntry, SocketKey,
+    FlowEntryV4, FlowEntryV6, FlowKey, FragmentKey, FragmentPorts, FrontendKey, HeldKey, Hop, ServiceEntry, SocketKey,
     SocketValue,
 };
 
@@ -132,6 +132,24 @@ pub trait Tables: FamilyTables<AddrV4> + FamilyTables<AddrV6> {
     /// Seconds of CLOCK_MONOTONIC.
     fn now(&self) -> u32;
     fn random(&self) -> u32;
+}
+
+/// Fragments that wait for the first one of their datagram. All of it is best effort: what gets lost is one datagram.
+pub trait Fragments<P: Packet>: Tables {
+    /// Forgets the ports of a datagram.
+    fn forget_fragment(&self, key: &FragmentKey);
+    /// Keeps a copy of the packet; false if the key is in use, or the packet too long.
+    fn hold(&self, packet: &P, key: &HeldKey, now: u32) -> bool;
+    /// When the packet of this key was put there.
+    fn held_since(&self, key: &HeldKey) -> Option<u32>;
+    /// Puts the packet of this key in the place of `packet`, behind its Ethernet header, and forgets it. False if it was
+    /// gone, or did not fit: then `packet` must not be used.
+    fn take_held(&self, packet: &mut P, key: &HeldKey) -> bool;
+    /// True if it was there: of two that forget it, one hears so.
+    fn forget_held(&self, key: &HeldKey) -> bool;
+    /// A copy of the packet comes to its hook (of [`svc_common::flow_stage`]) once more. Where the kernel loses it, the
+    /// interface counts that.
+    fn send_again(&self, packet: &P, stage: u8);
 }
 
 /// One increment of a service's counters.

@@ -10,6 +10,7 @@ use crate::direct::leads_straight;
 use crate::echo::{self, Echo};
 use crate::flow;
 use crate::fragment::read_ports;
+use crate::gone::{is_to_be_reset, reset_client};
 use crate::icmp::translate_error;
 use crate::parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Headers, ParseNetwork};
 use crate::rewrite::{swap_ethernet, translate};
@@ -134,7 +135,7 @@ fn egress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
 
 #[inline(always)]
 pub(crate) fn translatable(protocol: Protocol) -> bool {
-    protocol == Protocol::TCP || protocol == Protocol::UDP
+    protocol == Protocol::TCP || protocol == Protocol::UDP || protocol == Protocol::SCTP
 }
 
 /// Of other protocols only ICMP concerns us: errors, which may come from any router, and pings to service addresses.
@@ -166,6 +167,11 @@ fn forward<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
     flow: &Flow<A>,
     now: u32,
 ) -> Action {
+    if is_to_be_reset(tables, flow)
+        && let Some(action) = reset_client(packet, tables, headers, flow, now)
+    {
+        return action;
+    }
     flow::note_packet(tables, &headers.key, flow, headers.tcp_flags, now);
     count_packet(packet, tables, headers, flow);
     if translate(packet, headers, flow).is_err() {

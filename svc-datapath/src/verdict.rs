@@ -32,6 +32,18 @@ pub fn reject<A: Refuse, P: Packet, T: Tables>(
     if index != Flow::<A>::NO_SERVICE {
         tables.count(index, Counted::Rejected);
     }
+    answer(packet, tables, headers, index, reason)
+}
+
+/// Turns the packet into its own refusal. It need not have been a new connection.
+#[inline(always)]
+pub fn answer<A: Refuse, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    index: u32,
+    reason: DropReason,
+) -> Action {
     tables.count_drop(reason);
     if tables.events_wanted(tables.now()) {
         announce(tables, &headers.key, None, index, outcome(event_kind::REFUSED, reason));

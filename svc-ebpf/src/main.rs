@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod fragments;
 mod maps;
 mod packet;
 mod route;
@@ -17,6 +18,7 @@ use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use svc_common::{DropReason, Hop, tail_call};
 use svc_datapath::fast::{self, Fast};
+use svc_datapath::hold::{self, Step};
 use svc_datapath::{Action, Scratch, Side, Tables as _, tc};
 
 use crate::packet::{TcPacket, interface};
@@ -31,8 +33,16 @@ pub fn pod_ingress(context: TcContext) -> i32 {
     match fast::ingress(&mut packet, &KernelTables, Side::Pod) {
         Fast::Done(action) => depart(&context, &packet, action, 0),
         Fast::Forward(hop) => forward(&context, &packet, &hop),
-        Fast::Slow => continue_with(&context, tail_call::POD_INGRESS_SLOW),
+        Fast::Slow => {
+            continue_with(&context, either(&packet, tail_call::POD_INGRESS_FRAGMENT, tail_call::POD_INGRESS_SLOW))
+        }
     }
+}
+
+#[classifier]
+pub fn pod_ingress_fragment(context: TcContext) -> i32 {
+    let step = hold::ingress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::POD_INGRESS_SLOW)
 }
 
 #[classifier]
@@ -48,8 +58,16 @@ pub fn pod_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
     match fast::egress(&mut packet, &KernelTables, Side::Pod) {
         Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        Fast::Forward(_) | Fast::Slow => continue_with(&context, tail_call::POD_EGRESS_SLOW),
+        Fast::Forward(_) | Fast::Slow => {
+            continue_with(&context, either(&packet, tail_call::POD_EGRESS_FRAGMENT, tail_call::POD_EGRESS_SLOW))
+        }
     }
+}
+
+#[classifier]
+pub fn pod_egress_fragment(context: TcContext) -> i32 {
+    let step = hold::egress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::POD_EGRESS_SLOW)
 }
 
 #[classifier]
@@ -66,8 +84,16 @@ pub fn uplink_ingress(context: TcContext) -> i32 {
     match fast::ingress(&mut packet, &KernelTables, Side::Uplink) {
         Fast::Done(action) => depart(&context, &packet, action, 0),
         Fast::Forward(hop) => forward(&context, &packet, &hop),
-        Fast::Slow => continue_with(&context, tail_call::UPLINK_INGRESS_SLOW),
+        Fast::Slow => {
+            continue_with(&context, either(&packet, tail_call::UPLINK_INGRESS_FRAGMENT, tail_call::UPLINK_INGRESS_SLOW))
+        }
     }
+}
+
+#[classifier]
+pub fn uplink_ingress_fragment(context: TcContext) -> i32 {
+    let step = hold::ingress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::UPLINK_INGRESS_SLOW)
 }
 
 #[classifier]
@@ -86,8 +112,16 @@ pub fn uplink_egress(context: TcContext) -> i32 {
     }
     match fast::egress(&mut packet, &KernelTables, Side::Uplink) {
         Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        Fast::Forward(_) | Fast::Slow => continue_with(&context, tail_call::UPLINK_EGRESS_SLOW),
+        Fast::Forward(_) | Fast::Slow => {
+            continue_with(&context, either(&packet, tail_call::UPLINK_EGRESS_FRAGMENT, tail_call::UPLINK_EGRESS_SLOW))
+        }
     }
+}
+
+#[classifier]
+pub fn uplink_egress_fragment(context: TcContext) -> i32 {
+    let step = hold::egress(&mut TcPacket::new(&context), &KernelTables);
+    go_on(&context, step, tail_call::UPLINK_EGRESS_SLOW)
 }
 
 #[classifier]
@@ -96,6 +130,20 @@ pub fn uplink_egress_slow(context: TcContext) -> i32 {
     let Some(scratch) = scratch() else { return NEXT };
     let action = tc::egress(&mut packet, &KernelTables, Side::Uplink, scratch);
     depart(&context, &packet, action, BPF_F_INGRESS as u64)
+}
+
+/// What a packet goes on with: fragments have to come in order.
+#[inline(always)]
+fn either(packet: &TcPacket<'_>, fragment: u32, other: u32) -> u32 {
+    if hold::is_fragment(packet) { fragment } else { other }
+}
+
+#[inline(always)]
+fn go_on(context: &TcContext, step: Step, slow: u32) -> i32 {
+    match step {
+        Step::Proceed => continue_with(context, slow),
+        Step::Gone => TC_ACT_SHOT,
+    }
 }
 
 /// Memory of this CPU, which nobody else uses while a program runs. It is always there, but the verifier wants it tested.

@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6,
-    ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, tail_call,
+    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, tail_call,
 };
 use svc_datapath::Scratch;
 
@@ -40,6 +40,11 @@ pub static FLOWS_V6: LruHashMap<FlowKeyV6, FlowEntryV6> = LruHashMap::with_max_e
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(16_384, 0);
+#[map]
+pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> = LruHashMap::with_max_entries(1024, 0);
+/// Where a fragment is put together before it is held: it has no room on the stack.
+#[map]
+pub static FRAGMENT_SCRATCH: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::with_max_entries(65_536, 0);
 #[map]

@@ -41,6 +41,11 @@ impl<'a> TcPacket<'a> {
         Self { context }
     }
 
+    #[inline(always)]
+    pub fn context(&self) -> &'a TcContext {
+        self.context
+    }
+
     /// Address of `N` bytes at `offset`, if the packet has them.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut u8> {

@@ -106,7 +106,7 @@ fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done {
     let valid = oracle::verify(&entered.finish()).is_ok();
     let action = native::run(hook, packet, tables);
     let (before, after) = (entered.finish(), packet.finish());
-    if valid && !matches!(action, Done::Action(Action::Drop(_))) {
+    if valid && !matches!(action, Done::Gone | Done::Action(Action::Drop(_))) {
         let judgement = oracle::verify(&after);
         assert!(judgement.is_ok(), "{hook:?}: {action:?}\n{}", show::difference(&before, &after));
     }

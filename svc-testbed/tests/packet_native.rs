@@ -2,13 +2,14 @@
 //! byte, and with a kernel that refuses every single change.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use svc_common::{DropReason, Protocol};
 use svc_datapath::Action;
 use svc_testbed::packets::case::{Case, Hook, Outcome, Output, Step, case, resolve};
 use svc_testbed::packets::cases;
-use svc_testbed::packets::frame::{Checksums, Frame, tcp};
+use svc_testbed::packets::frame::{Checksums, Frame, raw, tcp, udp};
 use svc_testbed::packets::native::{self, Done};
 use svc_testbed::packets::oracle;
 use svc_testbed::packets::packet::{MemoryPacket, Offload};
@@ -126,6 +127,69 @@ fn ports_that_stand_for_the_node_are_not_those_of_its_sockets() {
         let shown = svc_testbed::packets::runner::source_port(packet.bytes()).unwrap();
         // net.ipv4.ip_local_port_range ends at 60999.
         assert!(shown >= 61_000, "port {shown} may belong to a socket of the node");
+    }
+}
+
+/// Sends a packet, and whatever comes again because of it, through a hook; what passes is appended to `arrived`.
+fn deliver(hook: Hook, frame: &Frame, tables: &MemoryTables, arrived: &mut Vec<Vec<u8>>) {
+    let mut queue = VecDeque::from([frame.bytes(Checksums::Complete)]);
+    while let Some(bytes) = queue.pop_front() {
+        let mut packet = MemoryPacket::new(bytes, Offload::Complete, false);
+        match native::run(hook, &mut packet, tables) {
+            Done::Action(Action::Pass) => arrived.push(packet.finish()),
+            Done::Gone => queue.extend(tables.take_sent_again().into_iter().map(|(_, bytes)| bytes)),
+            other => panic!("{other:?}: {}", show::summary(packet.bytes())),
+        }
+    }
+}
+
+/// All orders of so many things.
+fn permutations(count: usize) -> Vec<Vec<usize>> {
+    match count {
+        0 => vec![Vec::new()],
+        _ => permutations(count - 1)
+            .into_iter()
+            .flat_map(|order| {
+                (0..count).map(move |at| {
+                    let mut order = order.clone();
+                    order.insert(at, count - 1);
+                    order
+                })
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn fragments_arrive_whatever_their_order() {
+    let v4 = ("10.244.3.5:40000", "10.96.0.10:53", "10.244.3.2:53");
+    let v6 = ("[fd00:10:244:3::5]:40000", "[fd00:10:96::a]:53", "[fd00:10:244:3::2]:53");
+    for (client, service, pod) in [v4, v6] {
+        let pieces = |from: &str, to: &str| {
+            let first = udp(from, to).payload(&[1; 16]).fragment(7, 0, true);
+            let rest =
+                (1..4).map(|number| raw(17, from, to, &[number; 24]).fragment(7, u16::from(number) * 3, number < 3));
+            [first].into_iter().chain(rest).collect::<Vec<_>>()
+        };
+        for order in permutations(4) {
+            let tables = MemoryTables::new(World::new().forward(Protocol::UDP, service, &[pod]).changes(), &[]);
+            for (hook, (from, to), (as_from, as_to)) in [
+                (Hook::PodIngress, (client, service), (client, pod)),
+                (Hook::PodEgress, (pod, client), (service, client)),
+            ] {
+                let sent = pieces(from, to);
+                let mut expected: Vec<_> =
+                    pieces(as_from, as_to).iter().map(|piece| piece.bytes(Checksums::Complete)).collect();
+                let mut arrived = Vec::new();
+                for piece in &order {
+                    deliver(hook, &sent[*piece], &tables, &mut arrived);
+                }
+                assert_eq!(arrived.first(), expected.first(), "{order:?} at {hook:?}: the first piece comes first");
+                arrived.sort();
+                expected.sort();
+                assert_eq!(arrived, expected, "{order:?} at {hook:?}");
+            }
+        }
     }
 }
 

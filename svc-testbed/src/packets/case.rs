@@ -193,6 +193,14 @@ impl Case {
         })
     }
 
+    /// The copy at hand ends here, without being lost: it is held, or was sent again.
+    pub fn waits(self) -> Self {
+        self.last(|step| {
+            step.outcome = Outcome::Drop(None);
+            step.output = Output::Gone;
+        })
+    }
+
     /// All changes of the maps, one a line (see [`super::state`]); the rest must stay as it is.
     pub fn changes(self, lines: &str) -> Self {
         let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);

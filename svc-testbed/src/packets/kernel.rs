@@ -13,8 +13,8 @@ use aya::programs::{ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
-    Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6,
-    ServiceCounters, ServiceEntry, map, program, tail_call,
+    Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts,
+    FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey, ServiceCounters, ServiceEntry, map, program, tail_call,
 };
 use svc_datapath::filter;
 
@@ -51,6 +51,8 @@ pub struct Kernel {
     flows_v4: HashMap<MapData, FlowKeyV4, FlowEntryV4>,
     flows_v6: HashMap<MapData, FlowKeyV6, FlowEntryV6>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
+    fragments: HashMap<MapData, FragmentKey, FragmentPorts>,
+    held: HashMap<MapData, HeldKey, HeldFragment>,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     first_counters: PerCpuArray<MapData, ServiceCounters>,
     drops: PerCpuArray<MapData, u64>,
@@ -105,6 +107,8 @@ impl Kernel {
             flows_v4: take(map::FLOWS_V4)?.try_into()?,
             flows_v6: take(map::FLOWS_V6)?.try_into()?,
             affinity: take(map::AFFINITY)?.try_into()?,
+            fragments: take(map::FRAGMENTS)?.try_into()?,
+            held: take(map::HELD_FRAGMENTS)?.try_into()?,
             counters: take(map::SERVICE_COUNTERS)?.try_into()?,
             first_counters: take(map::SERVICE_COUNTERS_FIRST)?.try_into()?,
             drops: take(map::DROP_COUNTERS)?.try_into()?,
@@ -123,6 +127,8 @@ impl Kernel {
         clear(&mut self.flows_v4)?;
         clear(&mut self.flows_v6)?;
         clear(&mut self.affinity)?;
+        clear(&mut self.fragments)?;
+        clear(&mut self.held)?;
         for key in self.counters.keys().collect::<Result<Vec<_>, _>>()? {
             self.counters.remove(&key)?;
         }
@@ -231,6 +237,10 @@ impl Kernel {
             value.last_seen = value.last_seen.wrapping_sub(seconds);
             self.affinity.insert(key, value, 0)?;
         }
+        for (key, mut value) in self.held.iter().collect::<Result<Vec<_>, _>>()? {
+            value.since = value.since.wrapping_sub(seconds);
+            self.held.insert(key, value, 0)?;
+        }
         Ok(())
     }
 
@@ -242,6 +252,9 @@ impl Kernel {
         state.add_flows(&flows(&self.flows_v6)?, age);
         for (key, value) in self.affinity.iter().collect::<Result<Vec<_>, _>>()? {
             state.add_affinity(&key, &value, age(value.last_seen));
+        }
+        for (key, held) in self.held.iter().collect::<Result<Vec<_>, _>>()? {
+            state.add_held(&key, held.length as usize, age(held.since));
         }
         let mut counters = self.counters.iter().collect::<Result<Vec<_>, _>>()?;
         for service in &self.used[1] {

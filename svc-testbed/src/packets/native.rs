@@ -2,6 +2,7 @@
 
 use svc_common::Hop;
 use svc_datapath::fast::{self, Fast};
+use svc_datapath::hold::{self, Step};
 use svc_datapath::{Action, Scratch, Side, tc};
 
 use super::case::{Case, Hook, Outcome};
@@ -17,6 +18,8 @@ use super::world::Change;
 pub enum Done {
     Action(Action),
     Forward(Hop),
+    /// It is held, or was sent again (see [`MemoryTables::take_sent_again`]).
+    Gone,
 }
 
 impl PartialEq<Action> for Done {
@@ -39,6 +42,7 @@ pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done
         return match fast(packet) {
             Fast::Done(action) => Done::Action(action),
             Fast::Forward(hop) => Done::Forward(hop),
+            Fast::Slow if hold(hook, packet, tables) == Step::Gone => Done::Gone,
             Fast::Slow => match run_slow(hook, packet, tables) {
                 Action::Again => {
                     assert!(!std::mem::replace(&mut entered, true), "a flow was entered twice for one packet");
@@ -47,6 +51,15 @@ pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done
                 action => Done::Action(action),
             },
         };
+    }
+}
+
+/// Fragments wait for the first of their datagram.
+fn hold(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Step {
+    match hook {
+        _ if !hold::is_fragment(packet) => Step::Proceed,
+        Hook::PodIngress | Hook::UplinkIngress => hold::ingress(packet, tables),
+        Hook::PodEgress | Hook::UplinkEgress => hold::egress(packet, tables),
     }
 }
 
@@ -75,6 +88,7 @@ impl Dataplane for MemoryTables {
             Done::Action(Action::Pass) => Outcome::Pass,
             Done::Action(Action::Drop(reason)) => Outcome::Drop(Some(reason)),
             Done::Action(Action::TurnBack | Action::Reroute | Action::Again) | Done::Forward(_) => Outcome::Redirect,
+            Done::Gone => Outcome::Drop(None),
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use svc_common::{AddrV4, Hop, hop_kind};
-use svc_datapath::{Address, ChecksumPart, Packet, RewriteError};
+use svc_datapath::{Address, ChecksumPart, ETHERNET_LENGTH, Packet, RewriteError};
 
 /// Payload of each segment of an aggregate, as with an MTU of 1500.
 const SEGMENT: u32 = 1448;
@@ -90,6 +90,13 @@ impl MemoryPacket {
             }
         }
         bytes
+    }
+
+    /// Another packet behind the same Ethernet header.
+    pub fn replace_network(&mut self, packet: &[u8]) {
+        self.bytes.truncate(ETHERNET_LENGTH);
+        self.bytes.extend_from_slice(packet);
+        self.offload = Offload::Complete;
     }
 
     fn change(&mut self) -> Result<(), RewriteError> {

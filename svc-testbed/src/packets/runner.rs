@@ -36,7 +36,8 @@ pub fn play(case: &Case, checksums: Checksums, dataplane: &mut impl Dataplane) -
                 let mut packet = step.packet(checksums, chosen, before.as_ref());
                 let entered = packet.clone();
                 let old = dataplane.state();
-                let unsummed = matches!(step.output, Output::Answer { .. }) || step.is_without_checksum();
+                let unsummed =
+                    matches!(step.output, Output::Answer { .. } | Output::Gone) || step.is_without_checksum();
                 let outcome = dataplane.run(step.hook, &mut packet, unsummed);
                 let new = dataplane.state();
                 let mut wrong = String::new();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use svc_common::{
-    AffinityKey, AffinityValue, BackendRef, DropReason, Event, Flow, FlowKey, Port, Protocol, ServiceCounters,
+    AffinityKey, AffinityValue, BackendRef, DropReason, Event, Flow, FlowKey, HeldKey, Port, Protocol, ServiceCounters,
     event_kind, event_path, flow_op, flow_stage, flow_state,
 };
 
@@ -110,6 +110,7 @@ impl State {
                 (flow_op::TURN_BACK, "turn_back"),
                 (flow_op::REROUTE, "reroute"),
                 (flow_op::ADDRESSES, "addresses"),
+                (flow_op::RESET_WHEN_GONE, "reset_when_gone"),
             ];
             let service = match flow.service {
                 u32::MAX => "no service".to_owned(),
@@ -139,6 +140,16 @@ impl State {
         let text = format!("affinity {} id {}", narrow_to(family, key.client), key.affinity_id);
         let value = format!("=> {}", reference(value.backend));
         self.entries.insert(text, Entry { value, life: String::new(), age });
+    }
+
+    pub fn add_held(&mut self, key: &HeldKey, length: usize, age: u32) {
+        let datagram = &key.datagram;
+        let family = if datagram.source.0[1..] == [0, 0, 0] { svc_common::Family::V4 } else { svc_common::Family::V6 };
+        let [from, to] = [datagram.source, datagram.destination].map(|address| narrow_to(family, address));
+        let (stage, protocol) = (stage_name(datagram.stage), protocol_name(datagram.protocol));
+        let id = u32::from_be(datagram.id);
+        let text = format!("held {stage} {protocol} {from} > {to} id {id} number {}", key.number);
+        self.entries.insert(text, Entry { value: format!("=> {length} bytes"), life: String::new(), age });
     }
 
     pub fn add_counters(&mut self, service: u32, c: &ServiceCounters) {

@@ -8,10 +8,12 @@ use std::net::IpAddr;
 
 use svc_common::{
     AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowEntry,
-    FlowKey, FragmentKey, FragmentPorts, FrontendKey, Hop, ServiceCounters, ServiceEntry, SocketKey, SocketValue,
+    FlowKey, FragmentKey, FragmentPorts, FrontendKey, HeldFragment, HeldKey, Hop, ServiceCounters, ServiceEntry,
+    SocketKey, SocketValue,
 };
-use svc_datapath::{Counted, FamilyTables, InsertError, Tables};
+use svc_datapath::{Counted, ETHERNET_LENGTH, FamilyTables, Fragments, InsertError, Tables};
 
+use super::packet::MemoryPacket;
 use super::state::State;
 use super::world::{Change, Narrow, flow_key, frontend_key};
 
@@ -46,6 +48,8 @@ pub struct MemoryTables {
     affinities: RefCell<HashMap<AffinityKey, AffinityValue>>,
     sockets: RefCell<HashMap<SocketKey, SocketValue>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
+    held: RefCell<HashMap<HeldKey, (u32, Vec<u8>)>>,
+    sent_again: RefCell<Vec<(u8, Vec<u8>)>>,
     counters: RefCell<HashMap<u32, ServiceCounters>>,
     drops: RefCell<HashMap<DropReason, u64>>,
     events: RefCell<Vec<Event>>,
@@ -70,6 +74,8 @@ impl MemoryTables {
             affinities: RefCell::default(),
             sockets: RefCell::default(),
             fragments: RefCell::default(),
+            held: RefCell::default(),
+            sent_again: RefCell::default(),
             counters: RefCell::default(),
             drops: RefCell::default(),
             events: RefCell::default(),
@@ -119,6 +125,11 @@ impl MemoryTables {
         }
     }
 
+    /// Packets that come to the hook of a stage once more, in their order.
+    pub fn take_sent_again(&self) -> Vec<(u8, Vec<u8>)> {
+        self.sent_again.take()
+    }
+
     /// What the routing table says of destinations; if it says anything, packets are forwarded directly.
     pub fn hops(&self) -> &[(IpAddr, Hop)] {
         &self.hops
@@ -132,6 +143,9 @@ impl MemoryTables {
         state.add_flows(&self.v6.all_flows(), age);
         for (key, value) in self.affinities.borrow().iter() {
             state.add_affinity(key, value, age(value.last_seen));
+        }
+        for (key, (since, packet)) in self.held.borrow().iter() {
+            state.add_held(key, packet.len(), age(*since));
         }
         for (service, counters) in self.counters.borrow().iter() {
             state.add_counters(*service, counters);
@@ -354,5 +368,39 @@ impl Tables for MemoryTables {
             self.seed.set(x);
             x
         })
+    }
+}
+
+impl Fragments<MemoryPacket> for MemoryTables {
+    fn forget_fragment(&self, key: &FragmentKey) {
+        self.fragments.borrow_mut().remove(key);
+    }
+
+    fn hold(&self, packet: &MemoryPacket, key: &HeldKey, now: u32) -> bool {
+        let packet = &packet.bytes()[ETHERNET_LENGTH..];
+        let mut held = self.held.borrow_mut();
+        // As the programs, which can copy no more.
+        if packet.len() > HeldFragment::CAPACITY - 5 || held.contains_key(key) {
+            return false;
+        }
+        held.insert(*key, (now, packet.to_vec()));
+        true
+    }
+
+    fn held_since(&self, key: &HeldKey) -> Option<u32> {
+        self.held.borrow().get(key).map(|(since, _)| *since)
+    }
+
+    fn take_held(&self, packet: &mut MemoryPacket, key: &HeldKey) -> bool {
+        let taken = self.held.borrow_mut().remove(key);
+        taken.map(|(_, held)| packet.replace_network(&held)).is_some()
+    }
+
+    fn forget_held(&self, key: &HeldKey) -> bool {
+        self.held.borrow_mut().remove(key).is_some()
+    }
+
+    fn send_again(&self, packet: &MemoryPacket, stage: u8) {
+        self.sent_again.borrow_mut().push((stage, packet.bytes().to_vec()));
     }
 }

@@ -296,6 +296,11 @@ impl World {
         self.with_last(|entry| entry.flags |= service_flag::MASQUERADE_OUTSIDE)
     }
 
+    /// Connections of the last service are reset when their endpoint is gone.
+    pub fn reset_when_gone(self) -> Self {
+        self.with_last(|entry| entry.flags |= service_flag::RESET_WHEN_GONE)
+    }
+
     fn fill_slots(&mut self, slots: &[BackendRef]) -> Publication {
         let first = self.next_slot;
         self.next_slot += slots.len() as u32;

@@ -5,7 +5,7 @@ use svc_common::{DropReason, Protocol};
 use super::cast::*;
 use crate::packets::case::Hook::*;
 use crate::packets::case::{Case, case};
-use crate::packets::frame::{Checksums, Frame, raw, tcp, udp};
+use crate::packets::frame::{Checksums, Frame, tcp, udp};
 use crate::packets::world::World;
 
 const OPENED: &str = "
@@ -36,8 +36,6 @@ pub fn cases() -> Vec<Case> {
         extensions(),
         padding(),
         checksum_stays_wrong(),
-        fragments(),
-        fragments_v6(),
         cut_off(),
         claims_too_much(),
         too_many_extensions(),
@@ -94,63 +92,6 @@ fn checksum_stays_wrong() -> Case {
     // Only that the packet passes: its receiver must still be able to see that it is broken.
     let spoiled = wrong("192.0.2.10:80", [0x0f, 0xf0]);
     case("headers: a wrong checksum is not our business", &world()).bytes_at(PodIngress, &spoiled)
-}
-
-fn fragments() -> Case {
-    let world = World::new().forward(Protocol::UDP, DNS, &[DNS_POD]);
-    let later = |from: &str, to: &str| raw(17, from, to, b"a later piece").fragment(7, 185, true);
-    let last = |from: &str, to: &str| raw(17, from, to, b"the last piece").fragment(7, 370, false);
-    case("headers: fragments follow the first of their datagram, both ways", &world)
-        .at(PodIngress, later(CLIENT, DNS))
-        .is_dropped(DropReason::FragmentUnknown)
-        .changes("drops: fragment_unknown +1")
-        .at(PodIngress, udp(CLIENT, DNS).payload(&[1; 16]).fragment(7, 0, true))
-        .becomes(udp(CLIENT, DNS_POD).payload(&[1; 16]).fragment(7, 0, true))
-        .changes(
-            "+ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:53, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress udp 10.244.3.2:53 > 10.244.3.5:40000 => 10.96.0.10:53 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
-             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +44",
-        )
-        .at(PodIngress, later(CLIENT, DNS))
-        .becomes(later(CLIENT, DNS_POD))
-        .changes("service 1: packets_to_backend +1, bytes_to_backend +33")
-        .at(PodIngress, last(CLIENT, DNS))
-        .becomes(last(CLIENT, DNS_POD))
-        .changes("service 1: packets_to_backend +1, bytes_to_backend +34")
-        .at(PodIngress, raw(17, CLIENT, DNS, b"of another one").fragment(8, 370, false))
-        .is_dropped(DropReason::FragmentUnknown)
-        .changes("drops: fragment_unknown +1")
-        .at(PodEgress, udp(DNS_POD, CLIENT).payload(&[2; 16]).fragment(7, 0, true))
-        .becomes(udp(DNS, CLIENT).payload(&[2; 16]).fragment(7, 0, true))
-        .changes(
-            "~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 [replied]
-             ~ flow egress udp 10.244.3.2:53 > 10.244.3.5:40000 [replied]
-             service 1: packets_to_client +1, bytes_to_client +44",
-        )
-        .at(PodEgress, last(DNS_POD, CLIENT))
-        .becomes(last(DNS, CLIENT))
-        .changes("service 1: packets_to_client +1, bytes_to_client +34")
-}
-
-fn fragments_v6() -> Case {
-    const FRONTEND: &str = "[fd00:10:96::a]:53";
-    const POD: &str = "[fd00:10:244:3::2]:53";
-    let world = World::new().forward(Protocol::UDP, FRONTEND, &[POD]);
-    let last = |to: &str| raw(17, CLIENT_V6, to, b"the last piece").fragment(70_000, 185, false);
-    case("headers: IPv6 fragments follow the first of their datagram", &world)
-        .at(PodIngress, udp(CLIENT_V6, FRONTEND).payload(&[1; 16]).fragment(70_000, 0, true))
-        .becomes(udp(CLIENT_V6, POD).payload(&[1; 16]).fragment(70_000, 0, true))
-        .changes(
-            "+ flow ingress udp [fd00:10:244:3::5]:40000 > [fd00:10:96::a]:53 => [fd00:10:244:3::5]:40000 > [fd00:10:244:3::2]:53, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress udp [fd00:10:244:3::2]:53 > [fd00:10:244:3::5]:40000 => [fd00:10:96::a]:53 > [fd00:10:244:3::5]:40000, backend 1, service 1, addresses, peer ingress []
-             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +72",
-        )
-        .at(PodIngress, last(FRONTEND))
-        .becomes(last(POD))
-        .changes("service 1: packets_to_backend +1, bytes_to_backend +62")
-        .at(PodIngress, raw(17, CLIENT_V6, FRONTEND, b"of another one").fragment(70_001, 185, false))
-        .is_dropped(DropReason::FragmentUnknown)
-        .changes("drops: fragment_unknown +1")
 }
 
 fn cut_off() -> Case {

@@ -5,12 +5,15 @@ mod clash;
 mod direct;
 mod echo;
 mod errors;
+mod fragments;
+mod gone;
 mod hairpin;
 mod headers;
 mod limits;
 mod node;
 mod pass;
 mod refused;
+mod sctp;
 mod tcp;
 mod udp;
 mod uplink;
@@ -36,6 +39,8 @@ pub fn all() -> Vec<Case> {
     [
         pass::cases(),
         tcp::cases(),
+        gone::cases(),
+        sctp::cases(),
         udp::cases(),
         refused::cases(),
         choice::cases(),
@@ -46,6 +51,7 @@ pub fn all() -> Vec<Case> {
         errors::cases(),
         echo::cases(),
         headers::cases(),
+        fragments::cases(),
         limits::cases(),
         direct::cases(),
     ]

@@ -40,9 +40,9 @@ pub fn cases() -> Vec<Case> {
                 .at(hook, tcp(CLIENT_V6, "[2001:db8::10]:80").syn(1))
                 .at(hook, udp(CLIENT_V6, "[2001:db8::10]:53"))
         }),
-        everywhere("pass: SCTP to a service address", |case, hook| {
+        everywhere("pass: DCCP and UDP-Lite to a service address", |case, hook| {
             let ports = [0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0];
-            case.at(hook, raw(Protocol::SCTP.0, CLIENT, NGINX, &ports))
+            case.at(hook, raw(33, CLIENT, NGINX, &ports)).at(hook, raw(136, CLIENT, NGINX, &ports))
         }),
         everywhere("pass: IGMP and IP in IP", |case, hook| {
             case.at(hook, raw(2, CLIENT, NGINX, &[0x16, 0, 0, 0, 224, 0, 0, 1]))
