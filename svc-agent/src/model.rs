@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
+
 /// `namespace/name` of an object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ObjectName {
@@ -150,6 +152,8 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// InternalIP addresses of the status.
     pub addresses: Vec<IpAddr>,
+    /// Where the addresses of this node's pods come from.
+    pub pod_cidrs: Vec<IpNet>,
     /// The cluster autoscaler is about to delete the node (taint ToBeDeletedByClusterAutoscaler), or it is being deleted.
     pub leaving: bool,
 }

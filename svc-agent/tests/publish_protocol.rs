@@ -35,7 +35,7 @@ fn a_new_service_becomes_visible_last() {
             Write::Backend(1),
             Write::Generation(1, 1),
             Write::Slots(0, vec![BackendRef::new(0, 1), BackendRef::new(1, 1)]),
-            Write::Publication(0, forward(0, 2)),
+            Write::Publication(0, forward(0, 2).with_local(true)),
             Write::InsertName(0, "default/web:http".into()),
             Write::InsertFrontend(frontend.marker(), address_marker::ANSWERS),
             Write::InsertFrontend(frontend, 0),
@@ -332,6 +332,25 @@ fn many_services_are_announced_together() {
     assert_eq!(node.publisher.stats().pending, 500);
     assert_eq!(node.publisher.audit(), None);
     assert_eq!(MapsSnapshot::read(node.publisher.maps()).unwrap().services.len(), 2500);
+}
+
+#[test]
+fn the_publication_says_whether_an_endpoint_is_on_this_node() {
+    let mut node = Node::new(CAPACITIES);
+    let web = |backends: &str| format!("default/web:http 10.96.0.1:80/tcp forward {backends}");
+    for (backends, local) in [
+        ("10.0.0.1:80 10.0.0.2:80+local", true),
+        ("10.0.0.1:80 10.0.0.2:80+local+draining", false),
+        // The endpoint stays, what is known of its node changes.
+        ("10.0.0.1:80+local 10.0.0.2:80+local+draining", true),
+        ("10.0.0.1:80 10.0.0.2:80+local+draining", false),
+    ] {
+        node.publish(&[&web(backends)]);
+        let publication = node.publisher.maps().read_service(0).unwrap().publication;
+        assert_eq!((publication.verdict(), publication.has_local()), (Verdict::FORWARD, local), "{backends}");
+        node.restart();
+        assert!(node.publish(&[&web(backends)]).is_empty(), "{backends}: it is found as it was left");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub use service::{
     AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
     ServiceEntry, ServiceName, Verdict, address_marker, backend_flag, service_flag,
 };
-pub use socket::{SocketKey, SocketValue, socket_direction};
+pub use socket::{SocketKey, SocketValue, socket_fact};
 
 /// Names the directory of pins below the bpffs root; maps of another version are never adopted.
 pub const ABI_VERSION: u32 = 2;
@@ -79,10 +79,6 @@ pub mod program {
     pub const BIND6: &str = "bind6";
     pub const CONNECT4: &str = "connect4";
     pub const CONNECT6: &str = "connect6";
-    pub const SENDMSG4: &str = "sendmsg4";
-    pub const SENDMSG6: &str = "sendmsg6";
-    pub const RECVMSG4: &str = "recvmsg4";
-    pub const RECVMSG6: &str = "recvmsg6";
     pub const GETPEERNAME4: &str = "getpeername4";
     pub const GETPEERNAME6: &str = "getpeername6";
 }

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
 use super::owner::Owner;
 use crate::datapath::maps::{Access, KernelMaps};
-use crate::datapath::{HOOKS, Loaded, NodeAddresses, SocketLb};
+use crate::datapath::{ClusterRanges, HOOKS, Loaded, SocketLb};
 use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
@@ -69,7 +69,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
         forwarding = ?config.datapath.forwarding,
-        cluster_cidrs = ?config.datapath.cluster_ranges,
+        cluster_ranges = ?config.datapath.cluster_ranges,
         "starting"
     );
     // Sets nothing in motion yet, but finds what is wrong with it before the datapath is touched.
@@ -82,7 +82,9 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let source = tokio::spawn(source);
     let hooks = if config.datapath.socket_lb == SocketLb::Off { 0 } else { HOOKS.len() };
     let bpf_root = config.datapath.bpf_root.clone();
+    let follow_pod_cidrs = config.datapath.cluster_ranges.is_none();
     let loaded = Loaded::load(config.datapath)?;
+    let cluster_ranges = follow_pod_cidrs.then(|| ClusterRanges::open(loaded.pins())).transpose()?;
     let maps = KernelMaps::open_pinned(&loaded.pins().maps(), Access::ReadWrite)?;
     let (mut publisher, adopted) = Publisher::adopt(maps, Instant::now()).context("cannot read the maps")?;
     tracing::info!(?adopted, "maps opened");
@@ -102,11 +104,13 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         publisher,
         shared,
         events,
-        uplinks: follower.addresses(),
+        own_addresses: follower.addresses(),
         interfaces: follower.counts(),
         hooks,
         ready: false,
-        written: NodeAddresses::default(),
+        written: None,
+        cluster_ranges,
+        pod_cidrs: None,
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());

@@ -95,6 +95,11 @@ impl Goal {
     pub fn slot_count(&self) -> u32 {
         self.backends.iter().filter(|backend| backend.slotted).count() as u32
     }
+
+    /// For [`Publication::has_local`].
+    pub fn has_local(&self) -> bool {
+        self.backends.iter().any(|backend| backend.slotted && backend.flags & backend_flag::LOCAL != 0)
+    }
 }
 
 /// One backend on the way from a record to a goal.
@@ -131,6 +136,7 @@ pub fn steps<'a>(actual: &'a [Backend], wanted: &'a [Wanted]) -> impl Iterator<I
 pub fn must_publish(record: &Record, goal: &Goal) -> bool {
     record.damaged
         || record.publication.verdict() != goal.verdict
+        || record.publication.has_local() != goal.has_local()
         || steps(&record.backends, &goal.backends).any(|step| match step {
             Step::Begin(want) => want.slotted,
             Step::Keep(have, want) => have.slotted != want.slotted,

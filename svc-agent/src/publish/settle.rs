@@ -92,7 +92,7 @@ impl<M: Maps> Publisher<M> {
             unseen.range = Some(range);
             let slots: Vec<BackendRef> = next.iter().filter(|b| b.slotted).map(Backend::reference).collect();
             self.maps.write_slots(range.first, &slots)?;
-            Publication::new(goal.verdict, range.first, range.count)
+            Publication::new(goal.verdict, range.first, range.count).with_local(goal.has_local())
         } else {
             Publication::new(goal.verdict, 0, 0)
         };

@@ -217,20 +217,26 @@ fn faulty_endpoints_are_left_out_one_by_one() {
 fn node_facts() {
     let node: core::Node = serde_json::from_value(json!({
         "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "zone-a"}},
-        "spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]},
+        "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd44:1::/64", "10.244.1.0/33"],
+                 "taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.1"}, {"type": "Hostname", "address": "n1"},
                                  {"type": "InternalIP", "address": "fd50::1"}, {"type": "InternalIP", "address": "?"}]},
     }))
     .unwrap();
     let parsed = parse_node(&mut Interner::default(), &node).unwrap();
-    assert_eq!(labels(&parsed.rejected), ["address"]);
+    assert_eq!(labels(&parsed.rejected), ["address", "address"]);
     assert_eq!(
         parsed.object,
         Node {
             name: "n1".into(),
             zone: Some("zone-a".into()),
             addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd44:1::/64".parse().unwrap()],
             leaving: true,
         }
     );
+    let old: core::Node =
+        serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24"}})).unwrap();
+    let parsed = parse_node(&mut Interner::default(), &old).unwrap();
+    assert_eq!(parsed.object.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
 }
