@@ -6,8 +6,14 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// (program, Debian package) that the lab and its traffic use.
-pub const LAB: &[(&str, &str)] =
-    &[("ip", "iproute2"), ("bridge", "iproute2"), ("curl", "curl"), ("nslookup", "bind9-dnsutils"), ("wrk", "wrk")];
+pub const LAB: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("bridge", "iproute2"),
+    ("curl", "curl"),
+    ("nslookup", "bind9-dnsutils"),
+    ("wrk", "wrk"),
+    ("nft", "nftables"),
+];
 
 /// What the benchmark compares with, and loads the machine with.
 pub const BENCH: &[(&str, &str)] =

@@ -12,6 +12,7 @@ mod interfaces;
 mod load;
 pub mod maps;
 mod mmap;
+pub mod netfilter;
 mod netlink;
 mod pin;
 mod preflight;
@@ -117,6 +118,7 @@ impl Loaded {
             ClusterRanges::open(&pins)?.write(networks)?;
         }
         tracing::info!(?features, "programs loaded");
+        say_what_is_bypassed(options.forwarding);
         Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })
     }
 
@@ -160,5 +162,31 @@ impl Loaded {
         }
         let follower = Follower::start(mode, self.pins, self.programs, self.options.selection).await?;
         Ok((follower, self.lock))
+    }
+}
+
+/// Packets that leave past the stack do not pass the node's FORWARD rules. Which way is right is the operator's decision.
+fn say_what_is_bypassed(forwarding: Forwarding) {
+    let chains = match netfilter::forward_chains() {
+        Ok(chains) => chains,
+        Err(error) => {
+            tracing::info!(%error, "cannot list netfilter chains: whether direct forwarding would bypass any is unknown");
+            return;
+        }
+    };
+    let listed: Vec<String> = chains.iter().map(ToString::to_string).collect();
+    match (forwarding, listed.is_empty()) {
+        (Forwarding::Direct, true) => tracing::info!("direct forwarding; no netfilter chain on FORWARD is bypassed"),
+        (Forwarding::Direct, false) => tracing::warn!(
+            chains = ?listed,
+            "direct forwarding: packets of Services do not pass these netfilter chains; if they enforce policy, use \
+             --forwarding=stack"
+        ),
+        (Forwarding::Stack, true) => {
+            tracing::info!("no netfilter chain on FORWARD: --forwarding=direct would bypass nothing there");
+        }
+        (Forwarding::Stack, false) => {
+            tracing::info!(chains = ?listed, "packets of Services pass the netfilter chains on FORWARD");
+        }
     }
 }
