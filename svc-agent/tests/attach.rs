@@ -5,6 +5,8 @@ mod common;
 
 use std::net::Ipv4Addr;
 
+use aya::programs::links::PinnedLink;
+use aya::programs::{SchedClassifier, TcAttachType};
 use common::{Lab, eventually, lab, names_in, start};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
@@ -161,6 +163,30 @@ fn clsact_filters_follow_interfaces_and_are_replaced_in_place() {
         // Two, and that of loopback.
         assert_eq!(remove(&lab.bpf_root, false).await.unwrap().filters, 3);
         assert_eq!(filters(&lab, second).await, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_cleanup_has_detached_everything_when_it_returns() {
+    lab(|lab| async move {
+        lab.add_veth("veth-a", "peer-a").await;
+        drop(start(lab.options()).await.unwrap());
+        let attached = |at| SchedClassifier::query_tcx("veth-a", at).map(|(_, programs)| programs.len());
+        if attached(TcAttachType::Ingress).is_err() {
+            eprintln!("skipped: this kernel has no TCX");
+            return;
+        }
+        // As long as somebody holds a link, the end of its pin alone changes nothing.
+        let pin = |name: &String| PinnedLink::from_pin(lab.pins().links().join(name)).unwrap();
+        let held: Vec<PinnedLink> = lab.links().iter().map(pin).collect();
+        for (at, before) in [(TcAttachType::Ingress, 1), (TcAttachType::Egress, 1)] {
+            assert_eq!(attached(at).unwrap(), before, "{at:?}");
+        }
+        assert!(remove(&lab.bpf_root, false).await.unwrap().pins > held.len());
+        for at in [TcAttachType::Ingress, TcAttachType::Egress] {
+            assert_eq!(attached(at).unwrap(), 0, "{at:?}");
+        }
+        assert_eq!(remove(&lab.bpf_root, false).await.unwrap().pins, 0);
     });
 }
 

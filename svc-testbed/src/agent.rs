@@ -14,14 +14,22 @@ use rustix::process::Signal;
 
 use crate::{Lab, Machine, process::Process, wait};
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
+/// The verifier takes seconds of CPU time, and several agents may start at once.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Where the agent finds its objects.
+#[derive(Clone, Debug)]
+pub enum ObjectSource {
+    Manifests(PathBuf),
+    Kubeconfig(PathBuf),
+}
 
 /// How to run the agent. Everything has the default that fits the lab.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     pub binary: PathBuf,
-    pub manifests: PathBuf,
+    pub objects: ObjectSource,
     /// `all`, `host` or `off`
     pub socket_lb: String,
     /// More arguments of `svc-agent run`
@@ -36,10 +44,15 @@ impl AgentOptions {
         Ok(Self::with_binary(locate()?, manifests))
     }
 
+    /// As [`Self::new`], for an API server instead of manifests.
+    pub fn with_kubeconfig(kubeconfig: impl Into<PathBuf>) -> Result<Self> {
+        Ok(Self { objects: ObjectSource::Kubeconfig(kubeconfig.into()), ..Self::new("")? })
+    }
+
     pub fn with_binary(binary: impl Into<PathBuf>, manifests: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
-            manifests: manifests.into(),
+            objects: ObjectSource::Manifests(manifests.into()),
             socket_lb: "all".to_owned(),
             extra: Vec::new(),
             environment: Vec::new(),
@@ -97,7 +110,10 @@ impl AgentProcess {
         // The agent makes its own directory below the root; the root itself is the administrator's.
         std::fs::create_dir_all(&bpf_root).with_context(|| format!("cannot create {}", bpf_root.display()))?;
         let mut arguments = vec![format!("--node-name={node}")];
-        arguments.push(format!("--manifests={}", options.manifests.display()));
+        arguments.push(match &options.objects {
+            ObjectSource::Manifests(directory) => format!("--manifests={}", directory.display()),
+            ObjectSource::Kubeconfig(file) => format!("--kubeconfig={}", file.display()),
+        });
         arguments.push(format!("--pod-interfaces={}", lab.pod_interfaces()));
         arguments.push(format!("--uplinks={}", lab.uplinks()));
         arguments.push(format!("--cluster-cidr={}", lab.cluster_cidrs().join(",")));

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::build_ebpf;
-use report::Outcome;
+pub use report::Outcome;
 use stages::STAGES;
 
 #[derive(clap::Args)]

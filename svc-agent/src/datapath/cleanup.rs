@@ -1,11 +1,14 @@
 //! Takes everything of one root off the machine: links, filters, maps, directories. Idempotent.
 //! Neighbours: `pin` knows the files, `tc` the filters; `cli/cleanup.rs` reports.
 
-use std::path::Path;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use super::interfaces::Role;
 use super::netlink::{self, NetlinkError};
 use super::pin::{PinDir, PinError};
+use super::sys;
 use super::tc::{AttachError, AttachMode, Attacher};
 
 #[derive(thiserror::Error, Debug)]
@@ -18,6 +21,8 @@ pub enum CleanupError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Detach(#[from] AttachError),
+    #[error("cannot detach {}: {error}; the rest is as it was, run cleanup again", .path.display())]
+    Link { path: PathBuf, error: io::Error },
 }
 
 /// What was removed.
@@ -33,7 +38,7 @@ pub async fn remove(bpf_root: &Path, force: bool) -> Result<Removed, CleanupErro
     let pins = PinDir::new(bpf_root);
     let _lock = match pins.lock() {
         Ok(lock) => Some(lock),
-        Err(PinError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(PinError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error @ PinError::Locked { .. }) if !force => return Err(CleanupError::InUse(error)),
         Err(PinError::Locked { .. }) => None,
         Err(error) => return Err(error.into()),
@@ -46,6 +51,17 @@ pub async fn remove(bpf_root: &Path, force: bool) -> Result<Removed, CleanupErro
             removed.filters += usize::from(attacher.detach(program, index, direction).await?);
         }
     }
+    for path in pins.link_pins()? {
+        detach(&path).map_err(|error| CleanupError::Link { path, error })?;
+    }
     removed.pins = pins.remove_all()?;
     Ok(removed)
+}
+
+/// Without this a link would come off some time after its last owner went, and the caller could not know when.
+fn detach(pin: &Path) -> io::Result<()> {
+    match sys::open_pin(pin).and_then(|link| sys::detach_link(link.as_fd())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

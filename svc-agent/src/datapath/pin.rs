@@ -150,6 +150,16 @@ impl PinDir {
         Ok(())
     }
 
+    /// Pins of the links of all versions.
+    pub fn link_pins(&self) -> Result<Vec<PathBuf>, PinError> {
+        let mut pins = Vec::new();
+        for version in list(&self.base)? {
+            let directory = self.base.join(version).join("links");
+            pins.extend(list(&directory)?.into_iter().map(|name| directory.join(name)));
+        }
+        Ok(pins)
+    }
+
     /// Removes all pins of all versions and the directories. Links first: nothing translates with half the maps.
     pub fn remove_all(&self) -> Result<usize, PinError> {
         let mut removed = 0;

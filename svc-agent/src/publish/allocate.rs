@@ -65,6 +65,13 @@ impl IndexPool {
         self.resting.push_back((now, index));
     }
 
+    /// Takes an index out of its rest, for the use it had before; false if it does not rest.
+    pub fn wake(&mut self, index: u32) -> bool {
+        // Who comes back has mostly left last.
+        let position = self.resting.iter().rposition(|(_, resting)| *resting == index);
+        position.and_then(|position| self.resting.remove(position)).is_some()
+    }
+
     /// Takes the next index that has rested long enough out of the pool; the caller puts it back.
     pub fn next_rested(&mut self, now: Instant) -> Option<u32> {
         let (since, index) = *self.resting.front()?;

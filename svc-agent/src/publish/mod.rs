@@ -13,6 +13,7 @@ pub mod memory;
 mod publisher;
 mod record;
 mod retire;
+mod revive;
 mod settle;
 pub mod snapshot;
 mod stats;

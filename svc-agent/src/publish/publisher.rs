@@ -14,6 +14,7 @@ use super::maps::{ConfigField, Frontend, Maps, MapsError, address_of};
 use super::markers::Markers;
 use super::record::Record;
 use super::retire::Retired;
+use super::revive::Ended;
 use crate::model::ObjectName;
 use crate::plan::{ServiceId, ServicePlan};
 
@@ -54,6 +55,7 @@ pub struct Publisher<M> {
     pub(super) retired: Vec<Retired>,
     /// Backends (index, generation) that belong to nobody and whose end could not be written.
     pub(super) ending: Vec<(u32, u32)>,
+    pub(super) ended: Ended,
     /// Frontends found at adoption that lead nowhere, and markers of addresses without any.
     pub(super) stale_frontends: Vec<Frontend>,
     pub(super) pruned: bool,
@@ -79,6 +81,7 @@ impl<M: Maps> Publisher<M> {
             next_affinity_id: 1,
             retired: Vec::new(),
             ending: Vec::new(),
+            ended: Ended::default(),
             stale_frontends: Vec::new(),
             pruned: false,
             pending: BTreeMap::new(),

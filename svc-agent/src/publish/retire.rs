@@ -121,6 +121,7 @@ impl<M: Maps> Publisher<M> {
 
     /// Makes free what has rested long enough; says whether there was anything.
     pub(super) fn reclaim(&mut self, now: Instant) -> bool {
+        self.ended.forget(now);
         let mut any = self.backends.reclaim(now) | self.slots.reclaim(now);
         while let Some(index) = self.services.next_rested(now) {
             // Whoever gets the index next must not inherit the name or the counters.

@@ -15,6 +15,8 @@ use super::record::{Backend, Goal, Step, Wanted, must_publish, steps};
 #[derive(Default)]
 struct Unseen {
     begun: Vec<Backend>,
+    /// Flows may hold their references.
+    revived: Vec<Backend>,
     range: Option<Range>,
 }
 
@@ -52,7 +54,7 @@ impl<M: Maps> Publisher<M> {
                 Ok(true)
             }
             Err(error) => {
-                self.take_back(unseen);
+                self.take_back(now, unseen);
                 Err(error)
             }
         }
@@ -74,8 +76,8 @@ impl<M: Maps> Publisher<M> {
         for step in steps {
             match *step {
                 Step::Begin(want) => {
-                    let backend = self.begin(now, index, frontend, want)?;
-                    unseen.begun.push(backend);
+                    let (backend, revived) = self.begin(now, index, frontend, want)?;
+                    if revived { &mut unseen.revived } else { &mut unseen.begun }.push(backend);
                     next.push(backend);
                 }
                 Step::Keep(have, want) => next.push(Backend { slotted: want.slotted, ..have }),
@@ -124,11 +126,15 @@ impl<M: Maps> Publisher<M> {
         for step in steps {
             if let Step::End(backend) = step {
                 self.end(now, backend.index, backend.generation);
+                self.ended.insert(now, index, *backend);
             }
         }
     }
 
-    fn take_back(&mut self, unseen: Unseen) {
+    fn take_back(&mut self, now: Instant, unseen: Unseen) {
+        for backend in unseen.revived {
+            self.end(now, backend.index, backend.generation);
+        }
         for backend in unseen.begun {
             // Nobody has its reference, so its index needs no rest.
             match self.maps.write_generation(backend.index, backend.generation.wrapping_add(1)) {
@@ -141,23 +147,39 @@ impl<M: Maps> Publisher<M> {
         }
     }
 
-    fn begin(&mut self, now: Instant, service: u32, frontend: Frontend, want: Wanted) -> Result<Backend, MapsError> {
+    /// The backend, and whether it had ended a moment ago.
+    fn begin(
+        &mut self,
+        now: Instant,
+        service: u32,
+        frontend: Frontend,
+        want: Wanted,
+    ) -> Result<(Backend, bool), MapsError> {
         let address = ip_of(want.target.address, frontend.family);
         self.maps.add_address_class(address, address_class::BACKEND)?;
-        let index = self.take_backend(now).ok_or(MapsError::Full { map: map::BACKENDS })?;
-        match self.write_begin(service, want, index) {
+        let revived = self.ended.revive(now, service, want.target, &mut self.backends);
+        let index = revived.map(|(index, _)| index).or_else(|| self.take_backend(now));
+        let index = index.ok_or(MapsError::Full { map: map::BACKENDS })?;
+        match self.write_begin(service, want, index, revived.map(|(_, generation)| generation)) {
             Ok(generation) => {
-                Ok(Backend { target: want.target, flags: want.flags, slotted: want.slotted, index, generation })
+                let Wanted { target, flags, slotted } = want;
+                Ok((Backend { target, flags, slotted, index, generation }, revived.is_some()))
             }
             Err(error) => {
-                self.backends.put_back(index);
+                match revived {
+                    Some(_) => self.backends.rest(index, now),
+                    None => self.backends.put_back(index),
+                }
                 Err(error)
             }
         }
     }
 
-    fn write_begin(&mut self, service: u32, want: Wanted, index: u32) -> Result<u32, MapsError> {
-        let generation = self.maps.read_backend(index)?.generation.wrapping_add(1) | 1;
+    fn write_begin(&mut self, service: u32, want: Wanted, index: u32, revived: Option<u32>) -> Result<u32, MapsError> {
+        let generation = match revived {
+            Some(generation) => generation,
+            None => self.maps.read_backend(index)?.generation.wrapping_add(1) | 1,
+        };
         let entry = BackendEntry {
             address: want.target.address,
             port: want.target.port,

@@ -1,5 +1,7 @@
-//! The same source against a real API server, with real defaulting, validation and watches. Runs where KUBECONFIG_TEST
-//! names a kubeconfig; everything it creates has a name of its own and is deleted at the end.
+//! The same source against a real API server, with real defaulting, validation and watches. Runs where KUBECONFIG_TEST names a
+//! kubeconfig, or KUBEBUILDER_ASSETS a folder with etcd and kube-apiserver; what it creates has a name of its own and is deleted.
+
+mod control_plane;
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, Pat
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use svc_agent::source::{ApiRequests, kubernetes};
+
+use control_plane::ControlPlane;
 
 use crate::follower::{Follower, PATIENCE, State};
 
@@ -118,16 +122,28 @@ impl Cluster {
 
 #[tokio::test]
 async fn follows_a_real_api_server() {
-    let Some(kubeconfig) = std::env::var_os("KUBECONFIG_TEST") else {
-        eprintln!("skipped: set KUBECONFIG_TEST to the kubeconfig of a cluster for tests");
-        return;
+    let (given, assets) = (std::env::var_os("KUBECONFIG_TEST"), std::env::var_os("KUBEBUILDER_ASSETS"));
+    let (control_plane, kubeconfig) = match (given, assets) {
+        (Some(kubeconfig), _) => (None, kubeconfig.into()),
+        (None, Some(assets)) => {
+            let control_plane = ControlPlane::start(Path::new(&assets)).await;
+            let kubeconfig = control_plane.kubeconfig();
+            (Some(control_plane), kubeconfig)
+        }
+        (None, None) => {
+            eprintln!(
+                "skipped: set KUBECONFIG_TEST to a kubeconfig, or KUBEBUILDER_ASSETS to a folder with kube-apiserver"
+            );
+            return;
+        }
     };
-    let client = kubernetes::connect(Some(Path::new(&kubeconfig)), &ApiRequests::default()).await.unwrap();
+    let client = kubernetes::connect(Some(&kubeconfig), &ApiRequests::default()).await.unwrap();
     let cluster = Cluster { client, name: format!("svc-agent-test-{}", std::process::id()) };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.name}});
     cluster.apply(namespace.clone()).await;
     let outcome = std::panic::AssertUnwindSafe(cluster.follow_changes()).catch_unwind().await;
     cluster.delete(&namespace).await;
+    drop(control_plane);
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }

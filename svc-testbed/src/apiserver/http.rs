@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -19,9 +18,6 @@ use tokio::task::JoinSet;
 use super::faults::{Fault, Verb, status};
 use super::selector::Selector;
 use super::{Change, Request, Resource, Shared};
-
-/// Real servers send one a minute.
-const BOOKMARK_EVERY: Duration = Duration::from_millis(20);
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type Response = hyper::Response<Body>;
@@ -159,7 +155,7 @@ fn watch(shared: Arc<Shared>, resource: Resource, query: &BTreeMap<String, Strin
             if !events.is_empty() {
                 return Some((Ok(events.into()), (shared, selector, signal, Some(seen), None)));
             }
-            if tokio::time::timeout(BOOKMARK_EVERY, signal.changed()).await.is_err() && bookmarks {
+            if tokio::time::timeout(shared.bookmark_every, signal.changed()).await.is_err() && bookmarks {
                 let (api_version, _) = resource.type_of_list();
                 let kind = resource.type_of_list().1.trim_end_matches("List");
                 let object = json!({

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -109,6 +110,7 @@ struct Signal {
 struct Shared {
     state: Mutex<State>,
     signal: watch::Sender<Signal>,
+    bookmark_every: Duration,
 }
 
 impl Shared {
@@ -124,16 +126,21 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// On a free port of the loopback interface.
+    /// For tests of a client: on a free port of the loopback interface, with bookmarks all the time.
     pub async fn start() -> io::Result<Self> {
-        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?)
+        Self::serve(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?, Duration::from_millis(20))
     }
 
     /// Serves what connects to the listener, which may belong to another network namespace. Needs a running runtime.
     pub fn on(listener: TcpListener) -> io::Result<Self> {
+        Self::serve(listener, Duration::from_secs(60))
+    }
+
+    fn serve(listener: TcpListener, bookmark_every: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { version: 100, ..State::default() }),
             signal: watch::Sender::new(Signal { version: 100, epoch: 0 }),
+            bookmark_every,
         });
         let address = listener.local_addr()?;
         let task = Some(tokio::spawn(http::serve(listener, shared.clone())));

@@ -19,6 +19,8 @@ pub type Fields = Map<String, Value>;
 pub struct Corpus {
     pub nodes: Vec<Value>,
     pub scenarios: Vec<Scenario>,
+    /// Scenarios that cannot be understood, and why
+    pub broken: Vec<(String, anyhow::Error)>,
 }
 
 #[derive(Debug)]
@@ -200,10 +202,14 @@ impl Corpus {
             bail!("there is no scenario {unknown} in {}", folder.display());
         }
         names.retain(|name| only.is_empty() || only.contains(name));
-        let scenarios = names.iter().map(|name| {
-            Scenario::read(&folder.join(name)).with_context(|| format!("scenario {name} in {}", folder.display()))
-        });
-        Ok(Self { nodes, scenarios: scenarios.collect::<Result<_>>()? })
+        let mut corpus = Self { nodes, scenarios: Vec::new(), broken: Vec::new() };
+        for name in names {
+            match Scenario::read(&folder.join(&name)) {
+                Ok(scenario) => corpus.scenarios.push(scenario),
+                Err(error) => corpus.broken.push((name, error)),
+            }
+        }
+        Ok(corpus)
     }
 }
 
@@ -245,6 +251,7 @@ mod tests {
     #[test]
     fn the_whole_corpus_is_understood() {
         let corpus = Corpus::read(Path::new(super::super::DEFAULT_FOLDER), &[]).unwrap();
+        assert!(corpus.broken.is_empty(), "{:?}", corpus.broken);
         let probes = || corpus.scenarios.iter().flat_map(|scenario| &scenario.steps).flat_map(|(step, _)| &step.probes);
         assert_eq!((corpus.nodes.len(), corpus.scenarios.len(), probes().count()), (2, 60, 661));
         assert!(probes().any(|probe| probe.opts.interval == Some(3.6) && probe.opts.sticky && !probe.opts.serial));
@@ -253,6 +260,25 @@ mod tests {
         for (id, expected) in outcomes {
             assert!(expected.variants.iter().all(|fields| fields.contains_key("result")), "{id}: {expected:?}");
         }
+    }
+
+    #[test]
+    fn a_scenario_that_is_not_understood_does_not_hide_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = |name: &str| directory.path().join(name);
+        fs::copy(Path::new(super::super::DEFAULT_FOLDER).join("nodes.yaml"), folder("nodes.yaml")).unwrap();
+        for (name, extra) in [("good", ""), ("strange", ", surprise: 1")] {
+            fs::create_dir(folder(name)).unwrap();
+            let probe = format!("{{id: p, from: n1p1, proto: tcp, to: 10.96.0.9, port: 80{extra}}}");
+            let scenario = format!("name: {name}\nshows: x\nfeatures: []\nsteps: [{{note: y, probes: [{probe}]}}]\n");
+            fs::write(folder(name).join("scenario.yaml"), scenario).unwrap();
+            let expected = serde_json::json!({"scenario": name, "recorded_from": "x", "steps": [{}]});
+            fs::write(folder(name).join("expected.json"), expected.to_string()).unwrap();
+        }
+        let corpus = Corpus::read(directory.path(), &[]).unwrap();
+        assert_eq!(corpus.scenarios.iter().map(|scenario| scenario.name.as_str()).collect::<Vec<_>>(), ["good"]);
+        let [(name, error)] = corpus.broken.as_slice() else { panic!("{:?}", corpus.broken) };
+        assert!(name == "strange" && format!("{error:#}").contains("surprise"), "{error:#}");
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! The agent under test on its node, and the objects it follows. Remembers what a scenario made, to take it away at its end.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
     corpus::{Identity, Program},
+    marker::Marker,
+    objects::{Objects, Source},
     topology::{NODE, Topology},
 };
-use crate::{AgentOptions, AgentProcess, Manifests};
+use crate::AgentProcess;
 
 /// Which part of the agent translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +42,35 @@ impl Mode {
     }
 }
 
+/// One way to run the agent: a column of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variant {
+    pub mode: Mode,
+    pub source: Source,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mode {
+            Mode::None => f.write_str("none"),
+            mode => write!(f, "{} {}", mode.name(), self.source.name()),
+        }
+    }
+}
+
+/// What a change asks of whoever probes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// The agent is known to have followed.
+    Surely,
+    /// Nothing shows when it has: give it time.
+    InTime,
+}
+
 pub struct Dataplane {
-    manifests: Manifests,
+    objects: Objects,
     agent: Option<AgentProcess>,
+    marker: Marker,
     /// The agent ought to run at this moment
     started: bool,
     nodes: Vec<Value>,
@@ -50,20 +78,21 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    pub fn start(topology: &Topology, mode: Mode, nodes: &[Value]) -> Result<Self> {
+    pub fn start(topology: &Topology, variant: Variant, nodes: &[Value]) -> Result<Self> {
         let lab = topology.lab();
-        let manifests = Manifests::in_directory(lab.state_dir().join("manifests"))?;
+        let objects = Objects::start(lab, NODE, variant.source)?;
         for object in nodes.iter().chain([&kubernetes_service()]) {
-            manifests.apply(object)?;
+            objects.apply(object)?;
         }
-        let agent = match mode.socket_lb() {
+        let agent = match variant.mode.socket_lb() {
             Some(socket_lb) => {
-                let options = AgentOptions::new(manifests.directory())?.socket_lb(socket_lb);
+                let options = objects.agent_options()?.socket_lb(socket_lb);
                 Some(AgentProcess::start(lab, NODE, options)?)
             }
             None => None,
         };
-        Ok(Self { manifests, started: agent.is_some(), agent, nodes: nodes.to_vec(), made: BTreeSet::new() })
+        let (nodes, marker) = (nodes.to_vec(), Marker::default());
+        Ok(Self { objects, started: agent.is_some(), agent, marker, nodes, made: BTreeSet::new() })
     }
 
     pub fn program(&mut self, program: Program) -> Result<()> {
@@ -79,29 +108,40 @@ impl Dataplane {
     pub fn change(&mut self, delete: &[Identity], apply: &[Value]) -> Result<()> {
         for object in delete {
             ensure!(self.made.remove(object), "{object:?} is to be deleted, but the scenario has not made it");
-            self.manifests.delete(&object.kind, &object.namespace, &object.name)?;
+            self.objects.delete(object)?;
         }
         for object in apply {
             let identity = Identity::of(object);
             if identity.kind == "Node" {
-                self.manifests.apply(object)?;
+                self.objects.apply(object)?;
                 continue;
             }
             let mut object = object.clone();
             object["metadata"]["namespace"] = json!(identity.namespace);
-            self.manifests.apply(&object)?;
+            self.objects.apply(&object)?;
             self.made.insert(identity);
         }
         Ok(())
     }
 
+    /// Waits until a running agent has followed all changes so far, as far as that can be seen.
+    pub fn follow(&mut self, apply: &[Value]) -> Result<Followed> {
+        let Some(agent) = self.agent.as_ref().filter(|_| self.started) else { return Ok(Followed::Surely) };
+        for object in self.marker.next() {
+            self.objects.apply(&object)?;
+        }
+        self.marker.wait(agent)?;
+        let nodes_changed = apply.iter().any(|object| Identity::of(object).kind == "Node");
+        Ok(if nodes_changed { Followed::InTime } else { Followed::Surely })
+    }
+
     /// Takes away what the scenario made, puts the nodes back, and starts an agent that was left stopped or died.
     pub fn reset(&mut self) -> Result<()> {
         for object in std::mem::take(&mut self.made) {
-            self.manifests.delete(&object.kind, &object.namespace, &object.name)?;
+            self.objects.delete(&object)?;
         }
         for node in &self.nodes {
-            self.manifests.apply(node)?;
+            self.objects.apply(node)?;
         }
         if self.agent.as_mut().is_some_and(|agent| !agent.is_running()) {
             self.program(Program::Start)?;

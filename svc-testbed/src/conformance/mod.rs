@@ -1,22 +1,27 @@
 //! The conformance corpus: recorded behaviour of kube-proxy (`svc-testbed/conformance`, format in its README.md) played against
-//! the agent. corpus -> run (topology, dataplane, probe) -> observe -> judge -> report; scope says what is not promised yet.
+//! the agent. corpus -> run (topology, dataplane, probe) -> observe -> judge -> report; scope says what is not promised yet,
+//! objects what the agent follows, marker whether it has, schedule what runs first.
 
 mod corpus;
 mod dataplane;
 mod judge;
+mod marker;
+mod objects;
 mod observe;
 mod probe;
 mod report;
 mod run;
+mod schedule;
 mod scope;
 mod topology;
 
 use std::{path::PathBuf, thread, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use corpus::Corpus;
-use dataplane::Mode;
+use dataplane::{Mode, Variant};
+use objects::Source;
 use run::Settings;
 pub use topology::{Topology, builder};
 
@@ -34,8 +39,14 @@ pub struct ConformanceArgs {
     /// Which part of the agent translates
     #[arg(long, value_enum, default_value = "both")]
     pub mode: Modes,
-    /// Milliseconds the agent has to follow a change
-    #[arg(long, default_value_t = 300)]
+    /// Where the agent finds its objects
+    #[arg(long, value_enum, default_value = "both")]
+    pub source: Sources,
+    /// Labs at the same time, in all [default: 4 for each CPU]
+    #[arg(long, value_name = "COUNT")]
+    pub jobs: Option<usize>,
+    /// Milliseconds the agent has to follow a change that does not show, that of a Node
+    #[arg(long, default_value_t = 500)]
     pub settle: u64,
     /// Also run scenarios and probes about what the agent does not claim to do yet
     #[arg(long)]
@@ -56,29 +67,46 @@ pub enum Modes {
     None,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Sources {
+    /// A folder that it watches
+    Manifests,
+    /// An API server, in this process
+    Kubernetes,
+    Both,
+}
+
+impl ConformanceArgs {
+    fn variants(&self) -> Vec<Variant> {
+        let modes: &[Mode] = match self.mode {
+            Modes::Tc => &[Mode::Tc],
+            Modes::Socket => &[Mode::Socket],
+            Modes::Both => &[Mode::Tc, Mode::Socket],
+            Modes::None => &[Mode::None],
+        };
+        let sources: &[Source] = match (self.mode, self.source) {
+            // Nobody reads it.
+            (Modes::None, _) | (_, Sources::Manifests) => &[Source::Manifests],
+            (_, Sources::Kubernetes) => &[Source::Kubernetes],
+            (_, Sources::Both) => &[Source::Manifests, Source::Kubernetes],
+        };
+        modes.iter().flat_map(|mode| sources.iter().map(|source| Variant { mode: *mode, source: *source })).collect()
+    }
+}
+
 /// Runs the corpus and prints the results. Fails unless every scenario that was run passed.
 pub fn run(args: &ConformanceArgs) -> Result<()> {
     let corpus = Corpus::read(&args.folder, &args.scenarios)?;
-    let settings = Settings { settle: Duration::from_millis(args.settle), all: args.all, verbose: args.verbose };
-    let modes: &[Mode] = match args.mode {
-        Modes::Tc => &[Mode::Tc],
-        Modes::Socket => &[Mode::Socket],
-        Modes::Both => &[Mode::Tc, Mode::Socket],
-        Modes::None => &[Mode::None],
+    let variants = args.variants();
+    let jobs = args.jobs.unwrap_or_else(|| 4 * thread::available_parallelism().map_or(1, usize::from));
+    let settings = Settings {
+        settle: Duration::from_millis(args.settle),
+        all: args.all,
+        verbose: args.verbose,
+        labs: jobs / variants.len(),
     };
-    // Most of the time is spent waiting for packets that never come, so modes run side by side.
-    let results: Vec<Result<Vec<run::Report>>> = thread::scope(|scope| {
-        let running: Vec<_> = modes.iter().map(|mode| scope.spawn(|| run::run(&corpus, *mode, &settings))).collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("the runner panicked"))))
-            .collect()
-    });
-    let mut reports = Vec::new();
-    for (mode, result) in modes.iter().zip(results) {
-        reports.extend(result.with_context(|| format!("mode {}", mode.name()))?);
-    }
-    let totals = report::print(&reports, modes, args.verbose);
+    let reports = run::run(&corpus, &variants, &settings)?;
+    let totals = report::print(&reports, &variants, args.verbose);
     ensure!(totals.passed + totals.failed > 0, "no scenario ran");
     if totals.failed > 0 {
         bail!("{} scenarios failed", totals.failed);

@@ -113,7 +113,8 @@ fn to(probe: &Probe) -> SocketAddr {
     SocketAddr::new(probe.to, probe.port)
 }
 
-fn timeout(probe: &Probe) -> Duration {
+/// How long a sample waits for an answer.
+pub fn timeout(probe: &Probe) -> Duration {
     let opts = &probe.opts;
     let large = opts.body.unwrap_or(0).max(opts.reply.unwrap_or(0)) >= LARGE;
     match (opts.timeout, probe.proto) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    dataplane::Mode,
+    dataplane::Variant,
     run::{Failure, Report},
 };
 
@@ -16,19 +16,19 @@ pub struct Totals {
     pub skipped: usize,
 }
 
-/// Prints one line per scenario with a column per mode, then what failed and why, then the totals.
-pub fn print(reports: &[Report], modes: &[Mode], with_remarks: bool) -> Totals {
-    let mut table = BTreeMap::<&str, BTreeMap<Mode, &Report>>::new();
+/// Prints one line per scenario with a column per variant, then what failed and why, then the totals.
+pub fn print(reports: &[Report], variants: &[Variant], with_remarks: bool) -> Totals {
+    let mut table = BTreeMap::<&str, BTreeMap<Variant, &Report>>::new();
     for report in reports {
-        table.entry(&report.scenario).or_default().insert(report.mode, report);
+        table.entry(&report.scenario).or_default().insert(report.variant, report);
     }
     let width = table.keys().map(|name| name.len()).max().unwrap_or_default();
-    let heading: Vec<String> = modes.iter().map(|mode| format!("{:<26}", mode.name())).collect();
+    let heading: Vec<String> = variants.iter().map(|variant| format!("{:<26}", variant.to_string())).collect();
     println!("{:<width$}  {}", "scenario", heading.concat().trim_end());
     for (scenario, columns) in &table {
-        let cells: Vec<String> = modes
+        let cells: Vec<String> = variants
             .iter()
-            .map(|mode| format!("{:<26}", columns.get(mode).map(|report| report.summary()).unwrap_or_default()))
+            .map(|variant| format!("{:<26}", columns.get(variant).map(|report| report.summary()).unwrap_or_default()))
             .collect();
         println!("{scenario:<width$}  {}", cells.concat().trim_end());
     }
@@ -51,7 +51,7 @@ pub fn print(reports: &[Report], modes: &[Mode], with_remarks: bool) -> Totals {
 fn explain(report: &Report, failures: &[Failure], remark: &str) {
     let mut last_step = "";
     if !failures.is_empty() {
-        println!("\n{} [{}]{remark}", report.scenario, report.mode.name());
+        println!("\n{} [{}]{remark}", report.scenario, report.variant);
     }
     for failure in failures {
         if failure.step != last_step {

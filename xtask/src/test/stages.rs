@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::report::{self, Outcome};
-use crate::{docs_check, process};
+use crate::{conformance, docs_check, process};
 
 pub struct Stage {
     /// As in the summary and as the command's argument.
@@ -29,9 +29,11 @@ enum Tests {
     OtherFiles,
     /// Not a cargo test.
     Docs,
+    /// Not a cargo test: the lab's program plays a corpus.
+    Corpus,
 }
 
-use Tests::{Docs, Files, OtherFiles, Units};
+use Tests::{Corpus, Docs, Files, OtherFiles, Units};
 
 #[rustfmt::skip]
 pub const STAGES: &[Stage] = &[
@@ -44,6 +46,7 @@ pub const STAGES: &[Stage] = &[
     stage("lab",       "interfaces, links, pins, commands, servers in namespaces", Files(&["lab", "attach", "follow", "get", "monitor", "observe", "run"])).privileged(),
     stage("traffic",   "real sockets between pods and nodes",                      Files(&["traffic", "demo"])).privileged().slow(),
     stage("restart",   "restarts and changes under load",                          Files(&["restart", "adopt", "chaos", "churn", "traffic_restarts", "traffic_changes"])).privileged().slow(),
+    stage("conformance", "recorded kube-proxy behaviour, both paths, both sources", Corpus).privileged().slow(),
     stage("other",     "test files that no stage names",                           OtherFiles).privileged(),
 ];
 
@@ -65,7 +68,8 @@ impl Stage {
     /// Runs the tests of this stage whose names contain `names`.
     pub fn run(&self, names: Option<&str>) -> Result<Outcome> {
         match self.tests {
-            Docs if names.is_some() => Ok(Outcome::default()),
+            Docs | Corpus if names.is_some() => Ok(Outcome::default()),
+            Corpus => conformance::stage(),
             Docs => docs_check::findings().map(Outcome::from_findings),
             Units => {
                 let mut cargo = process::cargo();
@@ -101,7 +105,7 @@ fn stage_of(file: &str) -> &'static str {
     let matching = STAGES.iter().flat_map(|stage| {
         let beginnings = match stage.tests {
             Files(beginnings) => beginnings,
-            Units | OtherFiles | Docs => &[],
+            Units | OtherFiles | Docs | Corpus => &[],
         };
         beginnings
             .iter()
