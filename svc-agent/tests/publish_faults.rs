@@ -121,7 +121,7 @@ fn read_all(maps: &MemoryMaps) -> HashMap<Frontend, BTreeSet<SocketAddr>> {
         for random in 0..entry.publication.slot_count().max(1) {
             match select(maps, index, &frontend, random) {
                 Selection::Backend(address, _) => {
-                    assert!(maps.address_class(address.ip()) & address_class::BACKEND != 0);
+                    assert!(maps.read_address_class(address.ip()).unwrap() & address_class::BACKEND != 0);
                     backends.insert(address);
                 }
                 Selection::Again => panic!("{frontend} leads to a backend that does not live"),
@@ -129,7 +129,10 @@ fn read_all(maps: &MemoryMaps) -> HashMap<Frontend, BTreeSet<SocketAddr>> {
             }
         }
         if select(maps, index, &frontend, 0) != Selection::NotOurs {
-            assert!(maps.address_class(ip_of(frontend.address, frontend.family)) & address_class::FRONTEND != 0);
+            assert!(
+                maps.read_address_class(ip_of(frontend.address, frontend.family)).unwrap() & address_class::FRONTEND
+                    != 0
+            );
             seen.insert(frontend, backends);
         }
     }

@@ -310,7 +310,7 @@ fn the_address_filter_knows_everything_visible() {
     let mut node = Node::new(CAPACITIES);
     node.publish(&[WEB]);
     node.publisher.write_node_address("fd00::99".parse().unwrap()).unwrap();
-    let class = |address: &str| node.publisher.maps().address_class(address.parse().unwrap());
+    let class = |address: &str| node.publisher.maps().read_address_class(address.parse().unwrap()).unwrap();
     assert_eq!(class("10.96.0.1"), address_class::FRONTEND);
     assert_eq!(class("10.0.0.2"), address_class::BACKEND);
     assert_eq!(class("fd00::99"), address_class::NODE);

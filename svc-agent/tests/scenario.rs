@@ -5,17 +5,15 @@
 //! `== stop` (the agent is gone, objects still change), `== expect` (the dump of `MapsSnapshot`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod objects;
 mod publish_support;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use objects::{Objects, deleted, event, kind_of, list};
 use publish_support::kernel::PinnedMaps;
-use publish_support::{CAPACITIES, Random, object_name};
+use publish_support::{CAPACITIES, Random};
 use serde_json::Value;
 use svc_agent::datapath::maps::Access;
 use svc_agent::index::Index;
@@ -24,7 +22,7 @@ use svc_agent::plan::plan_affected;
 use svc_agent::publish::faulty::{Fault, FaultyMaps};
 use svc_agent::publish::memory::MemoryMaps;
 use svc_agent::publish::{GRACE, Maps, MapsSnapshot, Publisher};
-use svc_agent::source::{Interner, Kind, ParseError, SourceEvent, parse_endpoint_slice, parse_node, parse_service};
+use svc_agent::source::{Interner, Kind, SourceEvent};
 
 const NODE: &str = "node-1";
 
@@ -33,7 +31,7 @@ struct World<F> {
     /// Makes another handle on the same maps.
     open: F,
     interner: Interner,
-    objects: BTreeMap<(Kind, String), Value>,
+    objects: Objects,
     agent: Option<(Index, Box<dyn Agent>)>,
     now: Instant,
 }
@@ -73,19 +71,13 @@ impl<M: Maps> Agent for Publisher<M> {
 
 impl<M: Maps + 'static, F: FnMut() -> M> World<F> {
     fn new(open: F) -> Self {
-        Self { open, interner: Interner::default(), objects: BTreeMap::new(), agent: None, now: Instant::now() }
+        Self { open, interner: Interner::default(), objects: Objects::new(), agent: None, now: Instant::now() }
     }
 
     fn start(&mut self) {
         let (mut publisher, _) = Publisher::adopt((self.open)(), self.now).unwrap();
         let mut index = Index::new(NODE);
-        for kind in Kind::ALL {
-            index.apply(SourceEvent::ListStarted(kind));
-            for ((_, name), value) in self.objects.iter().filter(|((of, _), _)| *of == kind) {
-                index.apply(event(&mut self.interner, kind, name, value));
-            }
-            index.apply(SourceEvent::ListCompleted(kind));
-        }
+        list(&mut index, &mut self.interner, &self.objects);
         let changes = index.take_changes();
         Agent::publish(&mut publisher, self.now, &index, &changes.services);
         Agent::prune(&mut publisher, self.now);
@@ -168,46 +160,6 @@ impl<M: Maps + 'static, F: FnMut() -> M> World<F> {
 fn trimmed(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
     lines.map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
-fn kind_of(kind: &str) -> Kind {
-    match kind {
-        "Service" => Kind::Service,
-        "EndpointSlice" => Kind::EndpointSlice,
-        "Node" => Kind::Node,
-        other => panic!("no such kind: {other}"),
-    }
-}
-
-fn event(interner: &mut Interner, kind: Kind, name: &str, value: &Value) -> SourceEvent {
-    let value = value.clone();
-    let parsed = match kind {
-        Kind::Service => {
-            let service: Service = serde_json::from_value(value).unwrap();
-            parse_service(interner, &service).map(|parsed| SourceEvent::ServiceApplied(Arc::new(parsed.object)))
-        }
-        Kind::EndpointSlice => {
-            let slice: EndpointSlice = serde_json::from_value(value).unwrap();
-            parse_endpoint_slice(interner, &slice).map(|parsed| SourceEvent::SliceApplied(Arc::new(parsed.object)))
-        }
-        Kind::Node => {
-            let node: Node = serde_json::from_value(value).unwrap();
-            parse_node(interner, &node).map(|parsed| SourceEvent::NodeApplied(Arc::new(parsed.object)))
-        }
-    };
-    match parsed {
-        Ok(event) => event,
-        Err(ParseError::Ignored(_)) => deleted(kind, name),
-        Err(error) => panic!("{name}: {error:?}"),
-    }
-}
-
-fn deleted(kind: Kind, name: &str) -> SourceEvent {
-    match kind {
-        Kind::Service => SourceEvent::ServiceDeleted(object_name(name)),
-        Kind::EndpointSlice => SourceEvent::SliceDeleted(object_name(name)),
-        Kind::Node => SourceEvent::NodeDeleted,
-    }
 }
 
 fn files() -> Vec<PathBuf> {

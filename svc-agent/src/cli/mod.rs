@@ -1,6 +1,7 @@
 //! Command line: one file per subcommand. Errors end here: one line for people, exit code 1.
 
 pub mod args;
+mod audit;
 mod cleanup;
 pub mod get;
 pub mod monitor;
@@ -28,6 +29,8 @@ pub enum Command {
     Cleanup(args::CleanupArgs),
     /// List what the datapath holds
     Get(get::GetArgs),
+    /// Check that what the datapath holds is consistent; names what is not
+    Audit(audit::AuditArgs),
     /// Print connections as they are translated
     Monitor(monitor::MonitorArgs),
     /// Print the version of this program and of its maps
@@ -39,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Get(args) => get::run(args),
+        Command::Audit(args) => audit::run(&args),
         Command::Monitor(args) => monitor::run(args),
         Command::Version => {
             println!("svc-agent {} (maps v{ABI_VERSION})", env!("CARGO_PKG_VERSION"));

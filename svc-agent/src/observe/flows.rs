@@ -161,7 +161,7 @@ impl Collector<'_> {
 }
 
 /// Key of the other flow of the pair: this one's tuple after translation, reversed.
-fn other_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
+pub(crate) fn other_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
     FlowKey {
         source: flow.destination,
         destination: flow.source,

@@ -11,6 +11,7 @@ use svc_common::{
 };
 
 use super::reader::{MapReader, ReadError};
+use crate::audit::{Report, audit};
 use crate::datapath::PinDir;
 use crate::datapath::maps::{Access, KernelMaps, OpenError, Traffic};
 use crate::publish::{Capacities, Maps};
@@ -33,6 +34,13 @@ impl PinnedMaps {
         let traffic = Traffic::open_pinned(&directory).map_err(explain)?;
         let flow_capacities = traffic.flow_capacities();
         Ok(Self { maps, traffic, flow_capacities })
+    }
+}
+
+impl PinnedMaps {
+    /// Holds everything against the invariants. See [`crate::audit::Settled`] for maps that change meanwhile.
+    pub fn audit(&self) -> Result<Report, ReadError> {
+        Ok(audit(&self.maps, &self.traffic.entries()?)?)
     }
 }
 

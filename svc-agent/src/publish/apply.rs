@@ -43,7 +43,13 @@ impl<M: Maps> Publisher<M> {
             failed: Vec::new(),
             changed: false,
         };
-        for plan in plans {
+        // What stays comes first: it may be renamed, and what is new shares its affinity with what bears its name then.
+        let stays = |plan: &&ServicePlan| {
+            let owner = self.frontends.get(&Frontend::new(plan.frontend, plan.id.transport));
+            owner.and_then(|index| self.records.get(index)).is_some_and(|record| record.id.service == *object)
+        };
+        let (staying, new): (Vec<_>, Vec<_>) = plans.iter().partition(stays);
+        for plan in staying.into_iter().chain(new) {
             if let Err(error) = self.prepare_plan(now, plan, &mut work) {
                 work.failed.push(plan.id.clone());
                 work.failures.push(error);
@@ -137,12 +143,14 @@ impl<M: Maps> Publisher<M> {
     /// The same for all families and frontends of one Service port, never used twice. `prepared` are services of the
     /// same object that are not in the list of objects yet.
     fn affinity_id(&mut self, id: &ServiceId, prepared: &[u32]) -> u32 {
-        let siblings = self.objects.get(&id.service).into_iter().flatten().chain(prepared);
-        let sibling = siblings.filter_map(|index| self.records.get(index)).find_map(|record| {
-            let same = record.id.port_name == id.port_name && record.id.transport == id.transport;
-            same.then_some(record.affinity_id)
-        });
-        sibling.unwrap_or_else(|| {
+        let records = |indexes: &[u32]| indexes.iter().filter_map(|index| self.records.get(index)).collect::<Vec<_>>();
+        let same = |record: &&&Record| record.id.port_name == id.port_name && record.id.transport == id.transport;
+        let staying = records(prepared);
+        // One that goes may leave its id behind, unless one that stays has it and another name by now.
+        let before = records(self.objects.get(&id.service).map_or(&[], Vec::as_slice));
+        let free = |record: &&&Record| staying.iter().all(|other| other.affinity_id != record.affinity_id);
+        let sibling = staying.iter().find(same).or_else(|| before.iter().filter(free).find(same));
+        sibling.map(|record| record.affinity_id).unwrap_or_else(|| {
             let id = self.next_affinity_id;
             self.next_affinity_id += 1;
             id

@@ -94,6 +94,10 @@ impl<M: Maps> Maps for FaultyMaps<M> {
         self.inner.read_names()
     }
 
+    fn read_address_class(&self, address: IpAddr) -> Result<u8, MapsError> {
+        self.inner.read_address_class(address)
+    }
+
     fn write_service(&mut self, index: u32, entry: &ServiceEntry) -> Result<(), MapsError> {
         self.attempt(map::SERVICES)?.write_service(index, entry)
     }

@@ -122,6 +122,8 @@ pub trait Maps {
     /// Markers included.
     fn read_frontends(&self) -> Result<Vec<(Frontend, u32)>, MapsError>;
     fn read_names(&self) -> Result<Vec<(u32, ServiceName)>, MapsError>;
+    /// Bits of [`svc_common::address_class`], also those of other addresses with the same place in the filter.
+    fn read_address_class(&self, address: IpAddr) -> Result<u8, MapsError>;
 
     /// Everything in the entry but its publication word.
     fn write_service(&mut self, index: u32, entry: &ServiceEntry) -> Result<(), MapsError>;

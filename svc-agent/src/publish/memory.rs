@@ -110,13 +110,6 @@ impl MemoryMaps {
         self.watcher = Some(Box::new(watcher));
     }
 
-    /// Bits of [`svc_common::address_class`].
-    pub fn address_class(&self, address: IpAddr) -> u8 {
-        let (index, mask) = words::filter_position(address, u8::MAX);
-        let word = self.memory.filter.load(index).map_or(0, |[word]| word);
-        ((word & mask) >> mask.trailing_zeros()) as u8
-    }
-
     /// One lookup in FRONTENDS.
     pub fn frontend(&self, frontend: &Frontend) -> Option<u32> {
         self.frontends().get(frontend).copied()
@@ -200,6 +193,12 @@ impl Maps for MemoryMaps {
 
     fn read_names(&self) -> Result<Vec<(u32, ServiceName)>, MapsError> {
         Ok(self.names().iter().map(|(index, name)| (*index, *name)).collect())
+    }
+
+    fn read_address_class(&self, address: IpAddr) -> Result<u8, MapsError> {
+        let (index, mask) = words::filter_position(address, u8::MAX);
+        let [word] = self.memory.filter.load(index)?;
+        Ok(((word & mask) >> mask.trailing_zeros()) as u8)
     }
 
     fn write_service(&mut self, index: u32, entry: &ServiceEntry) -> Result<(), MapsError> {

@@ -1,6 +1,7 @@
 //! The benchmark: what a Service costs, side by side with the direct way and with kube-proxy's rules, on one machine.
 //! Measurements fill `results`, `report` renders them. Nothing here judges a change: no test looks at a time.
 
+mod control_plane;
 mod machine;
 mod paths;
 pub mod probe;
@@ -47,7 +48,7 @@ pub struct BenchArgs {
 /// Measurements by name, in the order they are run.
 fn names() -> Vec<&'static str> {
     let traffic = traffic::MEASUREMENTS.iter().map(|measurement| measurement.name);
-    [programs::NAME].into_iter().chain(traffic).chain([traffic::PROGRAM_TIME]).collect()
+    [programs::NAME].into_iter().chain(traffic).chain([traffic::PROGRAM_TIME, control_plane::NAME]).collect()
 }
 
 pub fn run(args: &BenchArgs) -> Result<()> {
@@ -69,11 +70,20 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         let plan = if args.quick { programs::Plan::quick() } else { programs::Plan::full() };
         results.sections.push(programs::measure(&plan, &progress)?);
     }
-    if chosen.iter().any(|name| *name != programs::NAME) {
+    if chosen.iter().any(|name| ![programs::NAME, control_plane::NAME].contains(name)) {
         let mut plan =
             if args.quick { traffic::Plan::quick(args.services) } else { traffic::Plan::full(args.services) };
         plan.rounds = args.rounds.unwrap_or(plan.rounds);
         results.sections.extend(traffic::measure(&plan, &chosen, &progress)?);
+    }
+    if chosen.contains(&control_plane::NAME) {
+        progress.stage(control_plane::NAME);
+        let plan = if args.quick {
+            control_plane::Plan::quick(args.services)
+        } else {
+            control_plane::Plan::full(args.services)
+        };
+        results.sections.push(control_plane::measure(&plan, &progress)?);
     }
     progress.finish();
     results.seconds = progress.elapsed().as_secs_f64();

@@ -2,8 +2,8 @@
 //! else a line now and then.
 
 use std::{
-    cell::{Cell, RefCell},
     io::{IsTerminal, Write},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,14 +13,19 @@ const SELDOM: Duration = Duration::from_secs(15);
 pub struct Progress {
     start: Instant,
     terminal: bool,
-    stage: RefCell<String>,
-    last: Cell<Option<Instant>>,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Default)]
+struct Shown {
+    stage: String,
+    last: Option<Instant>,
 }
 
 impl Progress {
     pub fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { start: Instant::now(), terminal, stage: RefCell::default(), last: Cell::new(None) }
+        Self { start: Instant::now(), terminal, shown: Mutex::default() }
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -29,8 +34,7 @@ impl Progress {
 
     /// A new part of the work begins.
     pub fn stage(&self, title: impl Into<String>) {
-        *self.stage.borrow_mut() = title.into();
-        self.last.set(None);
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown { stage: title.into(), last: None };
         self.show("");
     }
 
@@ -53,15 +57,16 @@ impl Progress {
     fn show(&self, what: &str) {
         let seconds = self.start.elapsed().as_secs();
         let time = format!("[{:02}:{:02}]", seconds / 60, seconds % 60);
-        let stage = self.stage.borrow();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let stage = &shown.stage;
         let line = if what.is_empty() { format!("{time} {stage}") } else { format!("{time} {stage}: {what}") };
         if self.terminal {
             eprint!("\r\x1b[K{line}");
             // Only the display would be late.
             let _ = std::io::stderr().flush();
-        } else if self.last.get().is_none_or(|last| last.elapsed() >= SELDOM) {
+        } else if shown.last.is_none_or(|last| last.elapsed() >= SELDOM) {
             eprintln!("{line}");
-            self.last.set(Some(Instant::now()));
+            shown.last = Some(Instant::now());
         }
     }
 }

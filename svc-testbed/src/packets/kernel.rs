@@ -14,7 +14,8 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts,
-    FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey, ServiceCounters, ServiceEntry, map, program, tail_call,
+    FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey, ServiceCounters, ServiceEntry, interface_flag, map, program,
+    tail_call,
 };
 use svc_datapath::filter;
 
@@ -68,12 +69,14 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the object; needs root.
     pub fn load(object: &Path) -> Result<Self> {
-        Self::load_sized(object, &[])
+        Self::load_as(object, &[], false)
     }
 
-    /// Loads the object with other capacities of some maps.
-    pub fn load_sized(object: &Path, capacities: &[(&str, u32)]) -> Result<Self> {
+    /// Loads the object with other capacities of some maps, and with `direct` to forward past the stack.
+    pub fn load_as(object: &Path, capacities: &[(&str, u32)], direct: bool) -> Result<Self> {
+        let direct = u8::from(direct);
         let mut loader = EbpfLoader::new();
+        loader.override_global("FORWARD_DIRECT", &direct, true);
         for (map, entries) in capacities {
             loader.map_max_entries(map, *entries);
         }
@@ -157,6 +160,13 @@ impl Kernel {
     pub fn clear_flows(&mut self) -> Result<()> {
         clear(&mut self.flows_v4)?;
         clear(&mut self.flows_v6)
+    }
+
+    /// The interface leads straight into a pod.
+    pub fn add_pod_interface(&mut self, index: u32) -> Result<()> {
+        let map = self._ebpf.map_mut(map::INTERFACES).context("the object has no map of interfaces")?;
+        let mut interfaces = HashMap::<_, u32, u32>::try_from(map)?;
+        Ok(interfaces.insert(index, interface_flag::PEER, 0)?)
     }
 
     pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {

@@ -113,6 +113,12 @@ impl Maps for KernelMaps {
         self.names.entries()
     }
 
+    fn read_address_class(&self, address: IpAddr) -> Result<u8, MapsError> {
+        let (index, mask) = words::filter_position(address, u8::MAX);
+        let word = load(&self.filter, map::ADDRESS_FILTER, index, 0)?;
+        Ok(((word & mask) >> mask.trailing_zeros()) as u8)
+    }
+
     fn write_service(&mut self, index: u32, entry: &ServiceEntry) -> Result<(), MapsError> {
         let words: [u64; 8] = bytemuck::cast(*entry);
         for (position, word) in

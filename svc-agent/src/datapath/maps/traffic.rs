@@ -12,6 +12,7 @@ use svc_common::{
 use super::counters::Counters;
 use super::open::{OpenError, Opener, from_directory};
 use super::table::{Table, maps_error};
+use crate::audit::Entries;
 use crate::publish::MapsError;
 
 /// The flows of entries, without the way past the stack that the programs keep beside them.
@@ -70,6 +71,18 @@ impl Traffic {
 
     pub fn sockets(&self) -> Result<Vec<(SocketKey, SocketValue)>, MapsError> {
         self.sockets.entries()
+    }
+
+    /// Everything, for an audit.
+    pub fn entries(&self) -> Result<Entries, MapsError> {
+        Ok(Entries {
+            flows_v4: self.flows_v4()?,
+            flows_v6: self.flows_v6()?,
+            flow_capacities: self.flow_capacities(),
+            affinity: self.affinity()?,
+            sockets: self.sockets()?,
+            counters: self.service_counters()?.into_iter().map(|(index, _)| index).collect(),
+        })
     }
 
     /// Sums over all CPUs, by service index. Services without traffic have no entry.

@@ -12,12 +12,15 @@ use crate::packets::{
 };
 
 const PORT: u16 = 40_000;
+pub const FEW: u32 = 200;
 /// Established flows, packets that are none of our business, first packets: what DESIGN asks of the stack path.
 const ESTABLISHED: f64 = 60.0;
 const NOT_OURS: f64 = 25.0;
 const FIRST: f64 = 600.0;
-/// TC_ACT_SHOT
+const STRAIGHT: f64 = 80.0;
+/// TC_ACT_SHOT and TC_ACT_REDIRECT
 const DROPPED_VERDICT: u32 = 2;
+const REDIRECTED_VERDICT: u32 = 7;
 
 pub struct Case {
     pub group: &'static str,
@@ -34,6 +37,8 @@ pub struct Case {
 pub enum Kind {
     /// Any number of runs on one packet.
     Same(Vec<u8>),
+    /// No more than [`FEW`] runs on one packet: each takes one from its hop limit.
+    Few(Vec<u8>),
     /// Each run begins a connection to the next service.
     First(Chain),
 }
@@ -50,8 +55,13 @@ impl Case {
 
     /// A wrong number is worse than none: the packet must take the way the case is about.
     pub fn check(&self, kernel: &Kernel) -> Result<()> {
-        let Kind::Same(bytes) = &self.kind else { return Ok(()) };
-        let (_, left) = testrun::run(kernel.program(self.hook), bytes, 0)?;
+        let (bytes, straight) = match &self.kind {
+            Kind::Same(bytes) => (bytes, false),
+            Kind::Few(bytes) => (bytes, true),
+            Kind::First(_) => return Ok(()),
+        };
+        let (verdict, left) = testrun::run(kernel.program(self.hook), bytes, 0)?;
+        ensure!(straight == (verdict == REDIRECTED_VERDICT), "the program returned {verdict}");
         match (self.translates, left == *bytes) {
             (true, true) => bail!("the program did not change the packet"),
             (false, false) => bail!("the program changed the packet"),
@@ -113,8 +123,7 @@ fn same(group: &'static str, subject: &str, hook: Hook, frame: Frame) -> Case {
 fn established(pair: &Pair) -> [Case; 2] {
     let client = client(pair.client);
     let is_tcp = pair.protocol == Protocol::TCP;
-    let [there, back] = [(client.as_str(), pair.one), (pair.two, client.as_str())]
-        .map(|(from, to)| if is_tcp { tcp(from, to).ack(2, 2).payload(b"datagram") } else { udp(from, to) });
+    let [there, back] = ends(pair);
     let first = if is_tcp { tcp(&client, pair.one).syn(1) } else { udp(&client, pair.one) };
     let answer = if is_tcp { tcp(pair.two, &client).syn_ack(1, 2) } else { udp(pair.two, &client) };
     let before: Vec<(Hook, Vec<u8>)> = [(Hook::PodIngress, first), (Hook::PodEgress, answer)]
@@ -132,6 +141,34 @@ fn established(pair: &Pair) -> [Case; 2] {
         case(format!("{name}, request (pod_ingress)"), Hook::PodIngress, there),
         case(format!("{name}, reply (pod_egress)"), Hook::PodEgress, back),
     ]
+}
+
+/// The same past the stack: replies are met where they enter by the backend's interface.
+pub fn straight() -> Vec<Case> {
+    let of_pair = |pair: &Pair| {
+        let [request, reply] = established(pair);
+        let name = request.subject.split(" request").next().unwrap_or_default().to_owned();
+        let [there, back] = ends(pair).map(|frame| frame.ttl(u8::MAX).bytes(Checksums::Complete));
+        let case = |case: Case, what: &str, bytes| Case {
+            group: "established, to a service, straight to the next hop",
+            subject: format!("{name} {what} (pod_ingress)"),
+            hook: Hook::PodIngress,
+            kind: Kind::Few(bytes),
+            bar: Some(STRAIGHT),
+            ..case
+        };
+        [case(request, "request", there), case(reply, "reply", back)]
+    };
+    PAIRS.iter().flat_map(of_pair).collect()
+}
+
+/// A packet of an established connection in either direction.
+fn ends(pair: &Pair) -> [Frame; 2] {
+    let client = client(pair.client);
+    [(client.as_str(), pair.one), (pair.two, client.as_str())].map(|(from, to)| match pair.protocol {
+        Protocol::TCP => tcp(from, to).ack(2, 2).payload(b"datagram"),
+        _ => udp(from, to),
+    })
 }
 
 /// A pod that talks to a backend's own address: its tuple is remembered, its packets stay as they are.
