@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use model::{EndpointExt, Is, endpoint, endpoint_port, name, node, service, service_port, slice};
 use svc_agent::index::Index;
-use svc_agent::model::{Endpoint, EndpointSlice, IpFamily, Service, TrafficPolicy, Transport};
+use svc_agent::model::{Endpoint, EndpointSlice, IpFamily, LoadBalancing, Service, TrafficPolicy, Transport, Weight};
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan, plan_affected, plan_service};
 use svc_agent::source::{Kind, SourceEvent};
 
 fn backends<const N: usize>(backends: [(&str, bool); N]) -> Vec<PlannedBackend> {
-    backends.map(|(address, local)| PlannedBackend { address: address.parse().unwrap(), local }).into()
+    backends
+        .map(|(address, local)| PlannedBackend { address: address.parse().unwrap(), local, weight: Weight::default() })
+        .into()
 }
 
 fn forward<const N: usize>(expected: [&str; N]) -> Decision {
@@ -41,6 +43,7 @@ fn one_plan_per_port_and_cluster_ip() {
     let service = Service {
         ports: vec![service_port("dns", Transport::Udp, 53), service_port("dns-tcp", Transport::Tcp, 53)],
         affinity_timeout_seconds: Some(60),
+        load_balancing: None,
         ..service("dns", &["10.96.0.10", "fd96::10"])
     };
     let ports = vec![endpoint_port("dns", Transport::Udp, 5353), endpoint_port("dns-tcp", Transport::Tcp, 5354)];
@@ -53,6 +56,7 @@ fn one_plan_per_port_and_cluster_ip() {
         decision: Decision::Forward(backends([(backend, local)])),
         draining: vec![],
         affinity_timeout_seconds: Some(60),
+        load_balancing: LoadBalancing::Random,
     };
     assert_eq!(
         plan(&service, &[v4, v6]),

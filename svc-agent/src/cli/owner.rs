@@ -141,6 +141,7 @@ impl Owner {
     fn count_failure(&self, failure: &PublishError) {
         match failure {
             PublishError::Full { map, .. } => self.shared.publish_failed(map),
+            PublishError::Reduced { .. } => self.shared.publish_failed(map::SLOTS),
             PublishError::Refused { source, .. } => self.shared.publish_failed(source.map()),
             PublishError::FrontendTaken { .. } => {}
         }

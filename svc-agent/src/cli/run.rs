@@ -70,6 +70,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         socket_lb = ?config.datapath.socket_lb,
         forwarding = ?config.datapath.forwarding,
         cluster_cidrs = ?config.datapath.cluster_ranges,
+        load_balancing = ?config.load_balancing,
         "starting"
     );
     // Sets nothing in motion yet, but finds what is wrong with it before the datapath is touched.
@@ -98,7 +99,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
     let owner = Owner {
-        index: Index::new(&config.node_name),
+        index: Index::new(&config.node_name).with_load_balancing(config.load_balancing),
         publisher,
         shared,
         events,

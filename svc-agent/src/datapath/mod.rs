@@ -3,6 +3,7 @@
 //! ones. Between the two the caller may read the maps; the old programs are at work until the second.
 
 mod attach;
+mod capacity;
 mod cgroup;
 mod cleanup;
 pub mod events;
@@ -110,7 +111,7 @@ impl Loaded {
             forward_direct: options.forwarding == Forwarding::Direct,
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
         };
-        let (ebpf, programs) = load(Some(&pins), &variant, options.capacities)?;
+        let (ebpf, programs) = load(Some(&pins), &variant, capacity::choose(options.capacities, &pins)?)?;
         ranges::write_cluster_ranges(&pins, &options.cluster_ranges)?;
         tracing::info!(?features, "programs loaded");
         Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })

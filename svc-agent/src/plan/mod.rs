@@ -1,9 +1,11 @@
 //! What the maps should hold for one service: pure functions from model to plan. No I/O, clock or randomness.
 //! One file per rule of kube-proxy 1.36: [`merge`] brings slices together, [`topology`] reads hints, [`eligible`] decides.
+//! Beyond kube-proxy: [`spread`] shares slots by weight and algorithm.
 //! Neighbours: [`crate::index`] holds the input, [`crate::publish`] writes the result.
 
 mod eligible;
 mod merge;
+pub mod spread;
 mod topology;
 
 use std::fmt;
@@ -11,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::index::Index;
-use crate::model::{EndpointSlice, Frontend, IpFamily, Node, ObjectName, Service, Transport};
+use crate::model::{EndpointSlice, Frontend, IpFamily, LoadBalancing, Node, ObjectName, Service, Transport, Weight};
 
 /// One Service port in one address family.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -42,6 +44,7 @@ pub struct ServicePlan {
     pub decision: Decision,
     /// Endpoints that get no new flows but still serve: their UDP flows stay. Sorted, disjoint from the slots.
     pub draining: Vec<PlannedBackend>,
+    pub load_balancing: LoadBalancing,
     pub affinity_timeout_seconds: Option<u32>,
 }
 
@@ -61,6 +64,7 @@ pub struct PlannedBackend {
     pub address: SocketAddr,
     /// The endpoint's nodeName is this node.
     pub local: bool,
+    pub weight: Weight,
 }
 
 /// Plans of everything the Service of this name should have in the maps. What is not in the result must go; the result
@@ -70,14 +74,16 @@ pub fn plan_affected(index: &Index, name: &ObjectName) -> Vec<ServicePlan> {
         return Vec::new();
     };
     let mut plans = plan_service(service, index.slices(name), index.node());
-    plans.retain(|plan| {
+    let load_balancing = service.load_balancing.unwrap_or(index.load_balancing());
+    plans.retain_mut(|plan| {
+        plan.load_balancing = load_balancing;
         let frontend = Frontend { address: plan.frontend, transport: plan.id.transport };
         index.frontend_owner(&frontend) == Some(name)
     });
     plans
 }
 
-/// One plan per port and cluster IP. `slices` are those of the service; where two disagree about an endpoint the order
+/// One plan per port and cluster IP, balanced at random unless the Service says otherwise. `slices` are those of the service; where two disagree about an endpoint the order
 /// breaks the tie, so it must be stable.
 pub fn plan_service<'a>(
     service: &Service,
@@ -100,6 +106,7 @@ pub fn plan_service<'a>(
                 frontend: SocketAddr::new(address, port.port),
                 decision,
                 draining,
+                load_balancing: service.load_balancing.unwrap_or_default(),
                 affinity_timeout_seconds: service.affinity_timeout_seconds,
             });
         }
