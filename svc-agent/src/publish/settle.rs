@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use svc_common::{BackendEntry, BackendRef, Publication, Verdict, address_class, map};
+use svc_common::{BackendEntry, BackendRef, Publication, Verdict, address_class, map, service_flag};
 
 use super::allocate::Range;
 use super::maps::{Frontend, Maps, MapsError, ip_of};
@@ -56,9 +56,9 @@ impl<M: Maps> Publisher<M> {
         let mut changed = false;
         if record.flags != goal.flags() {
             self.maps.write_service_flags(index, goal.flags())?;
-            record.flags = goal.flags();
             // Until its slots are in the right order, too.
-            record.damaged = true;
+            record.damaged |= (record.flags ^ goal.flags()) & service_flag::HASH != 0;
+            record.flags = goal.flags();
             changed = true;
         }
         if record.affinity_timeout != goal.affinity_timeout {
