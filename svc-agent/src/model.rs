@@ -106,6 +106,8 @@ pub struct Service {
     pub affinity_timeout_seconds: Option<u32>,
     /// Annotation svc-ebpf.io/load-balancing; `None`: as the agent was told.
     pub load_balancing: Option<LoadBalancing>,
+    /// Annotation svc-ebpf.io/reset-on-endpoint-removal: established TCP connections to an endpoint that is gone are reset.
+    pub reset_when_gone: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

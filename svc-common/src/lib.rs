@@ -50,6 +50,8 @@ pub mod capacity {
     pub const AFFINITY: u32 = 65_536;
     pub const SOCKETS: u32 = 65_536;
     pub const FRAGMENTS: u32 = 16_384;
+    /// Of two KiB each.
+    pub const HELD_FRAGMENTS: u32 = 1_024;
 }
 
 /// Map names, as in the object file, in the pin directory and in `bpftool map`.

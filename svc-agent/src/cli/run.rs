@@ -1,6 +1,7 @@
 //! `svc-agent run`: puts the parts together, in the order that keeps a running datapath working, and ends them.
 //! The loop itself is `owner`'s.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::IsTerminal;
 use std::pin::Pin;
@@ -112,6 +113,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         written: None,
         cluster_ranges,
         pod_cidrs: None,
+        untranslatable: BTreeSet::new(),
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());

@@ -74,6 +74,7 @@ pub struct Goal {
     /// Sorted by target, no two alike; none has slots unless the verdict is FORWARD.
     pub backends: Vec<Wanted>,
     pub load_balancing: LoadBalancing,
+    pub reset_when_gone: bool,
     pub affinity_timeout: u32,
 }
 
@@ -102,13 +103,16 @@ impl Goal {
             verdict,
             backends,
             load_balancing: plan.load_balancing,
+            reset_when_gone: plan.reset_when_gone,
             affinity_timeout: plan.affinity_timeout_seconds.unwrap_or(0),
         }
     }
 
     /// Bits of [`service_flag`].
     pub fn flags(&self) -> u32 {
-        if self.load_balancing == LoadBalancing::Maglev { service_flag::HASH } else { 0 }
+        let hash = if self.load_balancing == LoadBalancing::Maglev { service_flag::HASH } else { 0 };
+        let reset = if self.reset_when_gone { service_flag::RESET_WHEN_GONE } else { 0 };
+        hash | reset
     }
 
     pub fn slot_count(&self) -> u32 {

@@ -49,6 +49,7 @@ fn service_with_defaults_left_out() {
                 internal_traffic_policy: TrafficPolicy::Cluster,
                 affinity_timeout_seconds: Some(10_800),
                 load_balancing: None,
+                reset_when_gone: false,
             },
             rejected: vec![],
         }
@@ -259,6 +260,18 @@ fn annotations_of_this_project() {
         parsed.rejected[0].to_string(),
         "annotation svc-ebpf.io/load-balancing is \"Fastest\", not random or maglev; it is ignored"
     );
+
+    let resets = |text: &str| {
+        service(json!({
+            "metadata": {"name": "web", "annotations": {"svc-ebpf.io/reset-on-endpoint-removal": text}},
+            "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]},
+        }))
+        .unwrap()
+    };
+    assert!(resets("true").object.reset_when_gone);
+    assert!(!resets("false").object.reset_when_gone);
+    let parsed = resets("yes");
+    assert_eq!((parsed.object.reset_when_gone, labels(&parsed.rejected)), (false, vec!["annotation"]));
 
     let weighted = |text: &str| {
         let mut value = slice_of(json!([{"addresses": ["10.244.0.1"]}]));
