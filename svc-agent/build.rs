@@ -2,7 +2,7 @@
 //! a linker, which `cargo xtask build-ebpf` owns.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const OBJECT_VARIABLE: &str = "SVC_EBPF_OBJECT";
@@ -11,7 +11,8 @@ fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed={OBJECT_VARIABLE}");
     let object = match env::var_os(OBJECT_VARIABLE) {
         Some(given) => PathBuf::from(given),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/svc-ebpf"),
+        // The directory of this run: a build directory may be older than the tree it lies in.
+        None => PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("../target/bpf/svc-ebpf"),
     };
     println!("cargo::rerun-if-changed={}", object.display());
     match object.canonicalize() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// `namespace/name` of an object.
@@ -105,6 +106,8 @@ pub struct Service {
     pub affinity_timeout_seconds: Option<u32>,
     /// Annotation svc-ebpf.io/load-balancing; `None`: as the agent was told.
     pub load_balancing: Option<LoadBalancing>,
+    /// Annotation svc-ebpf.io/reset-on-endpoint-removal: established TCP connections to an endpoint that is gone are reset.
+    pub reset_when_gone: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -191,6 +194,8 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// InternalIP addresses of the status.
     pub addresses: Vec<IpAddr>,
+    /// Where the addresses of this node's pods come from.
+    pub pod_cidrs: Vec<IpNet>,
     /// The cluster autoscaler is about to delete the node (taint ToBeDeletedByClusterAutoscaler), or it is being deleted.
     pub leaving: bool,
 }

@@ -107,6 +107,7 @@ impl Datapath {
                 draining: Vec::new(),
                 affinity_timeout_seconds: None,
                 load_balancing: LoadBalancing::Random,
+                reset_when_gone: false,
             };
             publisher.publish_service(Instant::now(), &service, &[plan]).unwrap();
         }

@@ -73,6 +73,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         internal_traffic_policy: policy,
         affinity_timeout_seconds: affinity,
         load_balancing: None,
+        reset_when_gone: false,
     })
 }
 

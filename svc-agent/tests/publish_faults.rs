@@ -100,6 +100,7 @@ fn random_plan(object: usize, port: u32, family: IpFamily, random: &mut Random) 
         draining,
         affinity_timeout_seconds: (random.below(3) == 0).then(|| random.below(100) + 1),
         load_balancing: LoadBalancing::Random,
+        reset_when_gone: false,
     }
 }
 

@@ -10,7 +10,7 @@ use publish_support::{CAPACITIES, expected_text, plan, plans};
 use svc_agent::plan::ServicePlan;
 use svc_agent::publish::memory::Write;
 use svc_agent::publish::{Capacities, GRACE, Maps, MapsSnapshot, PublishError};
-use svc_common::{BackendRef, Publication, Verdict, address_class, address_marker, backend_flag};
+use svc_common::{BackendRef, Publication, Verdict, address_class, address_marker, backend_flag, service_flag};
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward 10.0.0.1:8080 10.0.0.2:8080+local";
 
@@ -35,7 +35,7 @@ fn a_new_service_becomes_visible_last() {
             Write::Backend(1),
             Write::Generation(1, 1),
             Write::Slots(0, vec![BackendRef::new(0, 1), BackendRef::new(1, 1)]),
-            Write::Publication(0, forward(0, 2)),
+            Write::Publication(0, forward(0, 2).with_local(true)),
             Write::InsertName(0, "default/web:http".into()),
             Write::InsertFrontend(frontend.marker(), address_marker::ANSWERS),
             Write::InsertFrontend(frontend, 0),
@@ -121,6 +121,17 @@ fn facts_of_a_service_and_of_a_backend_change_in_place() {
         .publish(&["default/web:http 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080+local 10.0.0.2:8080+local"]);
     let flags = backend_flag::LOCAL | backend_flag::ELIGIBLE;
     assert_eq!(log, [Write::AffinityTimeout(0, 10), Write::BackendFlags(0, flags)]);
+}
+
+#[test]
+fn the_wish_for_resets_comes_and_goes_without_touching_the_endpoints() {
+    let mut node = Node::new(CAPACITIES);
+    node.publish(&[WEB]);
+    let asking = "default/web:http 10.96.0.1:80/tcp forward reset 10.0.0.1:8080 10.0.0.2:8080+local";
+    assert_eq!(node.publish(&[asking]), [Write::ServiceFlags(0, service_flag::RESET_WHEN_GONE)]);
+    node.restart();
+    assert_eq!(node.publish(&[asking]), []);
+    assert_eq!(node.publish(&[WEB]), [Write::ServiceFlags(0, 0)]);
 }
 
 #[test]
@@ -332,6 +343,25 @@ fn many_services_are_announced_together() {
     assert_eq!(node.publisher.stats().pending, 500);
     assert_eq!(node.publisher.audit(), None);
     assert_eq!(MapsSnapshot::read(node.publisher.maps()).unwrap().services.len(), 2500);
+}
+
+#[test]
+fn the_publication_says_whether_an_endpoint_is_on_this_node() {
+    let mut node = Node::new(CAPACITIES);
+    let web = |backends: &str| format!("default/web:http 10.96.0.1:80/tcp forward {backends}");
+    for (backends, local) in [
+        ("10.0.0.1:80 10.0.0.2:80+local", true),
+        ("10.0.0.1:80 10.0.0.2:80+local+draining", false),
+        // The endpoint stays, what is known of its node changes.
+        ("10.0.0.1:80+local 10.0.0.2:80+local+draining", true),
+        ("10.0.0.1:80 10.0.0.2:80+local+draining", false),
+    ] {
+        node.publish(&[&web(backends)]);
+        let publication = node.publisher.maps().read_service(0).unwrap().publication;
+        assert_eq!((publication.verdict(), publication.has_local()), (Verdict::FORWARD, local), "{backends}");
+        node.restart();
+        assert!(node.publish(&[&web(backends)]).is_empty(), "{backends}: it is found as it was left");
+    }
 }
 
 #[test]

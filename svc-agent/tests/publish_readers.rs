@@ -71,6 +71,7 @@ fn plan(service: usize, first: u32, count: u32, decision: Option<Decision>) -> S
         draining: Vec::new(),
         affinity_timeout_seconds: None,
         load_balancing: LoadBalancing::Random,
+        reset_when_gone: false,
     }
 }
 

@@ -45,7 +45,7 @@ fn cluster_ranges_become_those_of_the_last_start() {
             keys
         };
         let with = |networks: [&str; 2]| Options {
-            cluster_ranges: networks.map(|network| network.parse().unwrap()).to_vec(),
+            cluster_ranges: Some(networks.map(|network| network.parse().unwrap()).to_vec()),
             ..lab.options()
         };
         let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();

@@ -17,8 +17,12 @@ pub struct Config {
     /// Address of the node that a hairpin or masqueraded client is seen as; zero if the node has none.
     pub node_v4: AddrV4,
     pub node_v6: AddrV6,
+    /// Index of the interface that has `node_v4`, if packets can be delivered to the node by way of it; else zero.
+    pub node_v4_interface: u32,
+    /// The size of a mapped element is a power of two.
+    pub reserved: [u32; 7],
 }
-abi!(Config, 32);
+abi!(Config, 64);
 
 /// Bits of [`Config::features`].
 pub mod feature {

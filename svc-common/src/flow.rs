@@ -121,7 +121,8 @@ pub mod flow_op {
     pub const DIRECT: u8 = 1 << 1;
     /// Send the packet back out of the interface it came from (a pod that reaches itself).
     pub const TURN_BACK: u8 = 1 << 2;
-    /// The packet was routed to the service address already and needs another way out (the node's own connections).
+    /// The node's own connections. To the backend: the packet was routed to the service address already and needs another
+    /// way out. Back from a pod: the service address is no source that the kernel would expect there.
     pub const REROUTE: u8 = 1 << 4;
     /// Addresses change at this hook (else only ports do).
     pub const ADDRESSES: u8 = 1 << 3;

@@ -29,7 +29,7 @@ pub use service::{
     AffinityKey, AffinityValue, BackendEntry, BackendRef, FrontendKey, FrontendKeyV4, FrontendKeyV6, Publication,
     ServiceEntry, ServiceName, Verdict, address_marker, backend_flag, service_flag,
 };
-pub use socket::{SocketKey, SocketValue, socket_direction};
+pub use socket::{SocketKey, SocketValue, socket_fact};
 
 /// Names the directory of pins below the bpffs root; maps of another version are never adopted.
 pub const ABI_VERSION: u32 = 2;
@@ -50,6 +50,8 @@ pub mod capacity {
     pub const AFFINITY: u32 = 65_536;
     pub const SOCKETS: u32 = 65_536;
     pub const FRAGMENTS: u32 = 16_384;
+    /// Of two KiB each.
+    pub const HELD_FRAGMENTS: u32 = 1_024;
 }
 
 /// Map names, as in the object file, in the pin directory and in `bpftool map`.
@@ -97,10 +99,6 @@ pub mod program {
     pub const BIND6: &str = "bind6";
     pub const CONNECT4: &str = "connect4";
     pub const CONNECT6: &str = "connect6";
-    pub const SENDMSG4: &str = "sendmsg4";
-    pub const SENDMSG6: &str = "sendmsg6";
-    pub const RECVMSG4: &str = "recvmsg4";
-    pub const RECVMSG6: &str = "recvmsg6";
     pub const GETPEERNAME4: &str = "getpeername4";
     pub const GETPEERNAME6: &str = "getpeername6";
 }

@@ -47,7 +47,8 @@ impl Verdict {
     pub const DROP: Self = Self(3);
 }
 
-/// The 64-bit publication word: bits 0..32 first slot, 32..56 number of slots, 56..64 [`Verdict`].
+/// The 64-bit publication word: bits 0..32 first slot, 32..56 number of slots, 56..63 [`Verdict`], 63 whether a slot leads
+/// to an endpoint of this node.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Publication(pub u64);
@@ -55,6 +56,7 @@ abi!(Publication, 8);
 
 impl Publication {
     pub const MAX_SLOTS: u32 = (1 << 24) - 1;
+    const LOCAL: u64 = 1 << 63;
 
     #[inline(always)]
     pub const fn new(verdict: Verdict, first_slot: u32, slot_count: u32) -> Self {
@@ -73,7 +75,18 @@ impl Publication {
 
     #[inline(always)]
     pub const fn verdict(self) -> Verdict {
-        Verdict((self.0 >> 56) as u8)
+        Verdict((self.0 >> 56) as u8 & !(Self::LOCAL >> 56) as u8)
+    }
+
+    /// Some of the slots lead to endpoints of this node.
+    #[inline(always)]
+    pub const fn has_local(self) -> bool {
+        self.0 & Self::LOCAL != 0
+    }
+
+    #[inline(always)]
+    pub const fn with_local(self, local: bool) -> Self {
+        Self(if local { self.0 | Self::LOCAL } else { self.0 & !Self::LOCAL })
     }
 }
 

@@ -1,6 +1,6 @@
-//! What the socket hooks remember of a socket, so that it keeps seeing the address it asked for.
+//! What the socket hooks remember of a TCP socket: that its program chose the port, and the address it asked for.
 
-use crate::{AddrV6, BackendRef, Port, Protocol, abi};
+use crate::{AddrV6, Port, abi};
 
 /// Key of SOCKETS (LRU).
 #[repr(C)]
@@ -8,35 +8,29 @@ use crate::{AddrV6, BackendRef, Port, Protocol, abi};
 pub struct SocketKey {
     /// Socket cookie (bpf_get_socket_cookie).
     pub cookie: u64,
-    /// TO_BACKEND: the frontend. TO_FRONTEND: the backend.
-    pub address: AddrV6,
-    pub port: Port,
-    pub protocol: Protocol,
-    /// One of [`socket_direction`].
-    pub direction: u8,
+    /// One of [`socket_fact`].
+    pub fact: u32,
     pub zero: u32,
 }
-abi!(SocketKey, 32);
+abi!(SocketKey, 16);
 
-/// Which way an entry of SOCKETS is read.
-pub mod socket_direction {
-    /// frontend → backend: datagrams of one unconnected socket stay with one backend.
-    pub const TO_BACKEND: u8 = 0;
-    /// backend → frontend: for recvmsg and getpeername.
-    pub const TO_FRONTEND: u8 = 1;
-    /// The program bound the socket to a port of its own choice; address and port of the key are zero.
-    pub const BOUND: u8 = 2;
+/// What an entry of SOCKETS says.
+pub mod socket_fact {
+    /// connect() was translated: the value says from what to what.
+    pub const TRANSLATED: u32 = 0;
+    /// The program bound the socket to a port of its own choice; the value is zero.
+    pub const BOUND: u32 = 1;
 }
 
 /// Value of SOCKETS.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketValue {
-    pub backend: BackendRef,
-    pub address: AddrV6,
-    pub port: Port,
-    pub zero: u16,
-    /// Index in SERVICES.
-    pub service: u32,
+    /// What the socket is connected to. A socket may connect more than once: the entry holds while this is its peer.
+    pub backend: AddrV6,
+    /// What its program asked for.
+    pub frontend: AddrV6,
+    pub backend_port: Port,
+    pub frontend_port: Port,
 }
-abi!(SocketValue, 32);
+abi!(SocketValue, 36);

@@ -17,7 +17,7 @@ macro_rules! layout {
 fn layouts_match_the_golden_file() {
     let mut out = String::new();
     let _ = writeln!(out, "abi version {ABI_VERSION}");
-    layout!(out, Config { abi_version, features, events_until, node_v4, node_v6 });
+    layout!(out, Config { abi_version, features, events_until, node_v4, node_v6, node_v4_interface, reserved });
     layout!(out, RangeKey { prefix_length, address });
     layout!(out, FrontendKeyV4 { address, port, protocol, zero });
     layout!(out, FrontendKeyV6 { address, port, protocol, zero });
@@ -70,8 +70,8 @@ fn layouts_match_the_golden_file() {
     layout!(out, FragmentPorts { source_port, destination_port });
     layout!(out, HeldKey { datagram, number });
     layout!(out, HeldFragment { since, length, packet });
-    layout!(out, SocketKey { cookie, address, port, protocol, direction, zero });
-    layout!(out, SocketValue { backend, address, port, zero, service });
+    layout!(out, SocketKey { cookie, fact, zero });
+    layout!(out, SocketValue { backend, frontend, backend_port, frontend_port });
     layout!(
         out,
         ServiceCounters {

@@ -134,7 +134,7 @@ pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
     let mut reply_key = peer_key(key, flow);
     let (ops, peer_stage) = (flow.ops, flow.peer_stage);
     set_tuple(flow, key.destination, key.source, key.destination_port, key.source_port);
-    flow.ops = ops & !(flow_op::TO_BACKEND | flow_op::REROUTE | flow_op::RESET_WHEN_GONE);
+    flow.ops = ops & !(flow_op::TO_BACKEND | flow_op::RESET_WHEN_GONE);
     flow.peer_stage = key.stage;
     let entered = insert_reply(tables, key, &mut reply_key, entry, ports, now);
     let flow = &mut entry.flow;

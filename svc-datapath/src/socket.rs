@@ -1,15 +1,19 @@
-//! The per-connection path: socket hooks translate an address once, and show the socket the address it asked for.
-//! What the hooks cannot do exactly as the packet path does is left to it (see [`leave_to_packets`]).
+//! The per-connection path: socket hooks translate the address of a TCP connection once, and show the socket the address
+//! it asked for. Datagrams, and what the hooks cannot do exactly as the packet path does, are left to it.
 
 use svc_common::{
-    AddrV6, DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, ServiceEntry, SocketKey, SocketValue,
-    Verdict, event_kind, event_path, feature, flow_stage, service_flag, socket_direction,
+    DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, Publication, ServiceEntry, SocketKey, SocketValue,
+    Verdict, backend_flag, event_kind, event_path, feature, flow_stage, service_flag, socket_fact,
 };
 
 use crate::address::Address;
 use crate::flow::{self, NOWHERE};
 use crate::select::{Selected, find_service, live_backend, select};
 use crate::tables::{Counted, FamilyTables, Tables};
+
+/// A pod that is one of more endpoints than these, and listens on its own address only, comes to itself less often than to
+/// the others.
+const SLOTS_ASKED: u32 = 16;
 
 /// The socket at hand.
 #[derive(Clone, Copy, Debug)]
@@ -35,71 +39,61 @@ pub enum Resolution<A> {
 /// bind() to a port that the program chose.
 #[inline(always)]
 pub fn bind<T: Tables>(tables: &T, socket: &Socket) {
-    tables.set_socket(&bound_key(socket), &SocketValue::default());
+    if socket.protocol == Protocol::TCP {
+        tables.set_socket(&key(socket, socket_fact::BOUND), &SocketValue::default());
+    }
 }
 
-/// connect(): TCP, and UDP sockets that become connected.
+/// connect(). `listens` says whether a socket of the caller's own network namespace accepts connections to an address.
 #[inline(always)]
 pub fn connect<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     socket: &Socket,
     address: A,
     port: Port,
+    listens: impl Fn(A, Port) -> bool,
 ) -> Resolution<A> {
-    let frontend = FrontendKey { address, port, protocol: socket.protocol, zero: 0 };
-    // The packet path can give the connection another source port when the program's own is taken by one straight to
-    // the same backend. A port that bind() took from the kernel's range is no such choice.
-    if !socket.host && socket.local_port != Port(0) && tables.socket(&bound_key(socket)).is_some() {
+    // The kernel keeps a connected UDP socket where connect() put it, whatever becomes of that endpoint.
+    if socket.protocol != Protocol::TCP {
         return Resolution::Unchanged;
     }
+    // The packet path can give the connection another source port when the program's own is taken by one straight to
+    // the same backend. A port that bind() took from the kernel's range is no such choice.
+    if !socket.host && socket.local_port != Port(0) && tables.socket(&key(socket, socket_fact::BOUND)).is_some() {
+        return Resolution::Unchanged;
+    }
+    let frontend = FrontendKey { address, port, protocol: socket.protocol, zero: 0 };
     match lookup(tables, socket, &frontend) {
-        Some(_) => choose(tables, socket, &frontend),
+        Some(service) => choose(tables, socket, &frontend, &service, listens),
         None => Resolution::Unchanged,
     }
 }
 
-/// sendto()/sendmsg() on an unconnected UDP socket: its datagrams stay with one backend while that serves.
-#[inline(always)]
-pub fn sendmsg<A: Address, T: Tables + FamilyTables<A>>(
-    tables: &T,
-    socket: &Socket,
-    address: A,
-    port: Port,
-) -> Resolution<A> {
-    let frontend = FrontendKey { address, port, protocol: socket.protocol, zero: 0 };
-    let Some(index) = lookup(tables, socket, &frontend) else { return Resolution::Unchanged };
-    let key = key(socket, address.wide(), port, socket_direction::TO_BACKEND);
-    if let Some(known) = tables.socket(&key)
-        && known.service == index
-        && live_backend(tables, known.backend).is_some()
-    {
-        return Resolution::Replace(A::from_wide(known.address), known.port);
-    }
-    choose(tables, socket, &frontend)
-}
-
-/// The address to show for a peer: recvmsg() and getpeername().
+/// The address to show for a peer: getpeername().
 #[inline(always)]
 pub fn peer<A: Address, T: Tables>(tables: &T, socket: &Socket, address: A, port: Port) -> Option<(A, Port)> {
-    let key = key(socket, address.wide(), port, socket_direction::TO_FRONTEND);
-    let original = tables.socket(&key)?;
-    Some((A::from_wide(original.address), original.port))
+    if socket.protocol != Protocol::TCP {
+        return None;
+    }
+    let known = tables.socket(&key(socket, socket_fact::TRANSLATED))?;
+    (known.backend == address.wide() && known.backend_port == port)
+        .then_some((A::from_wide(known.frontend), known.frontend_port))
 }
 
-/// Index of the service a frontend belongs to, if the hooks translate for this socket and service.
+/// The service a frontend belongs to, if the hooks translate for this socket and service.
 #[inline(always)]
 fn lookup<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     socket: &Socket,
     frontend: &FrontendKey<A>,
-) -> Option<u32> {
+) -> Option<ServiceEntry> {
     let features = tables.features();
     let wanted = if socket.host { feature::SOCKET_LB_ALL | feature::SOCKET_LB_HOST } else { feature::SOCKET_LB_ALL };
     if features & wanted == 0 {
         return None;
     }
-    let (index, service) = find_service(tables, frontend)?;
-    (!leave_to_packets(socket, &service)).then_some(index)
+    let (_, service) = find_service(tables, frontend)?;
+    (!leave_to_packets(socket, &service)).then_some(service)
 }
 
 /// The packet path serves these better: it sees the pod's own address (affinity) and each packet of a connection (which it
@@ -116,6 +110,8 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
     socket: &Socket,
     frontend: &FrontendKey<A>,
+    service: &ServiceEntry,
+    listens: impl Fn(A, Port) -> bool,
 ) -> Resolution<A> {
     let now = tables.now();
     // A flow that is never entered anywhere: the same choice as for a packet. Only a host socket gets here with
@@ -132,22 +128,21 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
     };
     let mut flow = flow::unchanged(&begin, now);
     match select(tables, &begin, &mut flow, now) {
+        Selected::Backend
+            if !socket.host
+                && service.publication.has_local()
+                && may_reach_itself(tables, service.publication, &flow, listens) =>
+        {
+            Resolution::Unchanged
+        }
         Selected::Backend => {
-            let mut value = SocketValue {
-                backend: flow.backend,
-                address: flow.destination.wide(),
-                port: flow.destination_port,
-                zero: 0,
-                service: flow.service,
+            let value = SocketValue {
+                backend: flow.destination.wide(),
+                frontend: frontend.address.wide(),
+                backend_port: flow.destination_port,
+                frontend_port: frontend.port,
             };
-            if socket.protocol == Protocol::UDP {
-                let to_backend = key(socket, frontend.address.wide(), frontend.port, socket_direction::TO_BACKEND);
-                tables.set_socket(&to_backend, &value);
-            }
-            let to_frontend = key(socket, value.address, value.port, socket_direction::TO_FRONTEND);
-            value.address = frontend.address.wide();
-            value.port = frontend.port;
-            tables.set_socket(&to_frontend, &value);
+            tables.set_socket(&key(socket, socket_fact::TRANSLATED), &value);
             tables.count(flow.service, Counted::ConnectionSocket);
             if tables.events_wanted(now) {
                 announce(tables, socket, frontend, &flow, event_kind::TRANSLATED as u32);
@@ -167,14 +162,34 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
     }
 }
 
+/// A pod that reaches itself must be shown the node's address, which takes packets. Its own address is not known here, but
+/// what it listens on is. Whichever endpoint was chosen: a pod that is one of them leaves the whole choice to the packet
+/// path, or it would come to itself too seldom.
 #[inline(always)]
-fn bound_key(socket: &Socket) -> SocketKey {
-    key(socket, NOWHERE, Port(0), socket_direction::BOUND)
+fn may_reach_itself<A: Address, T: Tables>(
+    tables: &T,
+    publication: Publication,
+    chosen: &Flow<A>,
+    listens: impl Fn(A, Port) -> bool,
+) -> bool {
+    for offset in 0..SLOTS_ASKED {
+        if offset >= publication.slot_count() {
+            break;
+        }
+        if let Some(backend) = tables.slot(publication.first_slot().wrapping_add(offset))
+            && let Some(entry) = live_backend(tables, backend)
+            && entry.flags & backend_flag::LOCAL != 0
+            && listens(A::from_wide(entry.address), entry.port)
+        {
+            return true;
+        }
+    }
+    listens(chosen.destination, chosen.destination_port)
 }
 
 #[inline(always)]
-fn key(socket: &Socket, address: AddrV6, port: Port, direction: u8) -> SocketKey {
-    SocketKey { cookie: socket.cookie, address, port, protocol: socket.protocol, direction, zero: 0 }
+fn key(socket: &Socket, fact: u32) -> SocketKey {
+    SocketKey { cookie: socket.cookie, fact, zero: 0 }
 }
 
 /// Tells listeners what became of a connection.

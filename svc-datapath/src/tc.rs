@@ -20,11 +20,13 @@ use crate::verdict::give_up;
 /// A packet that enters the node's stack.
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side, scratch: &mut Scratch) -> Action {
-    match ethertype(packet) {
+    let action = match ethertype(packet) {
         Some(ETHERTYPE_IPV4) => ingress_family::<AddrV4, _, _>(packet, tables, side, scratch),
         Some(ETHERTYPE_IPV6) => ingress_family::<AddrV6, _, _>(packet, tables, side, scratch),
         _ => Action::Pass,
-    }
+    };
+    // Service addresses are expected where the node sends what is for them.
+    if action == Action::Reroute && side == Side::Uplink { Action::Pass } else { action }
 }
 
 /// A packet that leaves the node's stack.

@@ -16,10 +16,10 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
-use svc_common::{Hop, tail_call};
+use svc_common::{DropReason, Hop, tail_call};
 use svc_datapath::fast::{self, Fast};
 use svc_datapath::hold::{self, Step};
-use svc_datapath::{Action, Scratch, Side, tc};
+use svc_datapath::{Action, Scratch, Side, Tables as _, tc};
 
 use crate::packet::{TcPacket, interface};
 use crate::tables::KernelTables;
@@ -107,6 +107,9 @@ pub fn uplink_ingress_slow(context: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_egress(context: TcContext) -> i32 {
     let mut packet = arrive(&context);
+    if route::is_local(&packet) {
+        return route::deliver();
+    }
     match fast::egress(&mut packet, &KernelTables, Side::Uplink) {
         Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
         Fast::Forward(_) | Fast::Slow => {
@@ -174,7 +177,18 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64)
         Action::Drop(_) => TC_ACT_SHOT,
         // SAFETY: a helper that takes plain numbers.
         Action::TurnBack => unsafe { bpf_redirect(interface(context), back) as i32 },
-        Action::Reroute => route::reroute(context, packet),
+        Action::Reroute => {
+            let way = route::reroute(context, packet);
+            match (way, back) {
+                // What comes in is for the node itself: the stack may still take it.
+                (TC_ACT_SHOT, 0) => NEXT,
+                (TC_ACT_SHOT, _) => {
+                    KernelTables.count_drop(DropReason::NoRoute);
+                    TC_ACT_SHOT
+                }
+                _ => way,
+            }
+        }
         Action::Again => continue_with(context, tail_call::POD_INGRESS),
     }
 }
@@ -203,26 +217,6 @@ pub fn connect4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(context: SockAddrContext) -> i32 {
     sockaddr::connect6(&context)
-}
-
-#[cgroup_sock_addr(sendmsg4)]
-pub fn sendmsg4(context: SockAddrContext) -> i32 {
-    sockaddr::sendmsg4(&context)
-}
-
-#[cgroup_sock_addr(sendmsg6)]
-pub fn sendmsg6(context: SockAddrContext) -> i32 {
-    sockaddr::sendmsg6(&context)
-}
-
-#[cgroup_sock_addr(recvmsg4)]
-pub fn recvmsg4(context: SockAddrContext) -> i32 {
-    sockaddr::peer4(&context)
-}
-
-#[cgroup_sock_addr(recvmsg6)]
-pub fn recvmsg6(context: SockAddrContext) -> i32 {
-    sockaddr::peer6(&context)
 }
 
 #[cgroup_sock_addr(getpeername4)]

@@ -38,7 +38,8 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_m
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
 #[map]
-pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> = LruHashMap::with_max_entries(1024, 0);
+pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
+    LruHashMap::with_max_entries(capacity::HELD_FRAGMENTS, 0);
 /// Where a fragment is put together before it is held: it has no room on the stack.
 #[map]
 pub static FRAGMENT_SCRATCH: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);

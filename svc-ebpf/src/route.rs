@@ -2,12 +2,13 @@
 //! is decided in `svc-datapath`.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, bpf_fib_lookup as FibLookup, bpf_redir_neigh,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
+    bpf_fib_lookup as FibLookup, bpf_redir_neigh,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use svc_common::{AddrV4, AddrV6, DropReason, Hop, hop_kind, interface_flag};
-use svc_datapath::{Address as _, ETHERNET_LENGTH, ETHERTYPE_IPV4, Packet as _, Tables as _};
+use svc_common::{AddrV4, AddrV6, Hop, hop_kind, interface_flag};
+use svc_datapath::{Address as _, ETHERNET_LENGTH, ETHERTYPE_IPV4, Packet as _};
 
 use crate::maps;
 use crate::packet::{TcPacket, interface};
@@ -15,6 +16,8 @@ use crate::tables::KernelTables;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// In every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// Between whom a way is asked for.
 pub struct Ends {
@@ -85,7 +88,11 @@ pub fn forward(hop: &Hop) -> i32 {
 }
 
 /// Sends a packet whose destination changed after the node had routed it out of the interface that the routing table names
-/// for it now; the kernel resolves the neighbour.
+/// for it now; the kernel resolves the neighbour. Without a way it is left as it is, for the caller to drop.
+///
+/// One that is for the node itself gets the local route, by which loopback delivers it: the stack validates the source of
+/// everything else that comes in, and refuses the node's own IPv4 addresses. IPv6 finds that route by way of loopback; IPv4
+/// only by way of the interface that has the address, so the packet leaves by that, and is led from its egress to loopback.
 #[inline(never)]
 pub fn reroute(context: &TcContext, packet: &TcPacket<'_>) -> i32 {
     let ethertype = u16::from_be_bytes(packet.load(12).unwrap_or([0; 2]));
@@ -100,12 +107,36 @@ pub fn reroute(context: &TcContext, packet: &TcPacket<'_>) -> i32 {
     };
     let mut lookup = question(context, &ends);
     let found = ask(context, &mut lookup);
-    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 || found == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
-        // SAFETY: a helper that takes plain numbers; without parameters it looks up the neighbour itself.
-        return unsafe { bpf_redirect_neigh(lookup.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    let way_out = if found == BPF_FIB_LKUP_RET_SUCCESS as i64 || found == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
+        lookup.ifindex
+    } else if found == BPF_FIB_LKUP_RET_NOT_FWDED as i64 {
+        let (node, interface) = KernelTables.node_v4();
+        match ends.v4 {
+            true if ends.destination == node.wide() => interface,
+            true => 0,
+            false => LOOPBACK,
+        }
+    } else {
+        0
+    };
+    if way_out != 0 {
+        // SAFETY: a helper that takes plain numbers; without parameters it looks up route and neighbour itself.
+        return unsafe { bpf_redirect_neigh(way_out, core::ptr::null_mut(), 0, 0) as i32 };
     }
-    KernelTables.count_drop(DropReason::NoRoute);
     TC_ACT_SHOT
+}
+
+/// Whether `reroute` gave the packet a local route: its frame is addressed as loopback's neighbours are, to zero.
+#[inline(always)]
+pub fn is_local(packet: &TcPacket<'_>) -> bool {
+    packet.load(0).is_some_and(|destination: [u8; 6]| destination == [0; 6])
+}
+
+/// Hands a packet that has a local route to loopback, which keeps the route.
+#[inline(always)]
+pub fn deliver() -> i32 {
+    // SAFETY: a helper that takes plain numbers.
+    unsafe { bpf_redirect(LOOPBACK, 0) as i32 }
 }
 
 #[inline(always)]

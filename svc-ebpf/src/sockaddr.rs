@@ -3,7 +3,10 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sk_lookup_tcp, bpf_sk_release,
+};
 use aya_ebpf::programs::SockAddrContext;
 use svc_common::{AddrV4, AddrV6, Port, Protocol};
 use svc_datapath::socket::{self, Resolution, Socket};
@@ -14,6 +17,9 @@ use crate::variant::{HAVE_SET_RETVAL, HOST_NETNS_COOKIE};
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
+/// Sizes of `bpf_sock_tuple` that tell the helper the family.
+const IPV4_TUPLE: u32 = 12;
+const IPV6_TUPLE: u32 = 36;
 /// `::ffff:0:0/96`
 const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
@@ -26,29 +32,22 @@ pub fn bind(context: &SockAddrContext) -> i32 {
 
 pub fn connect4(context: &SockAddrContext) -> i32 {
     let socket = socket(context);
-    apply4(context, socket::connect(&KernelTables, &socket, address4(context), port(context)))
+    let listens = |address, port| listens4(context, address, port);
+    apply4(context, socket::connect(&KernelTables, &socket, address4(context), port(context), listens))
 }
 
 pub fn connect6(context: &SockAddrContext) -> i32 {
     let socket = socket(context);
     let address = address6(context);
     match mapped(address) {
-        Some(address) => apply_mapped(context, socket::connect(&KernelTables, &socket, address, port(context))),
-        None => apply6(context, socket::connect(&KernelTables, &socket, address, port(context))),
-    }
-}
-
-pub fn sendmsg4(context: &SockAddrContext) -> i32 {
-    let socket = socket(context);
-    apply4(context, socket::sendmsg(&KernelTables, &socket, address4(context), port(context)))
-}
-
-pub fn sendmsg6(context: &SockAddrContext) -> i32 {
-    let socket = socket(context);
-    let address = address6(context);
-    match mapped(address) {
-        Some(address) => apply_mapped(context, socket::sendmsg(&KernelTables, &socket, address, port(context))),
-        None => apply6(context, socket::sendmsg(&KernelTables, &socket, address, port(context))),
+        Some(address) => {
+            let listens = |address, port| listens4(context, address, port);
+            apply_mapped(context, socket::connect(&KernelTables, &socket, address, port(context), listens))
+        }
+        None => {
+            let listens = |address, port| listens6(context, address, port);
+            apply6(context, socket::connect(&KernelTables, &socket, address, port(context), listens))
+        }
     }
 }
 
@@ -99,6 +98,46 @@ fn local_port(context: &SockAddrContext) -> Port {
     unsafe {
         let sk = (*context.sock_addr).__bindgen_anon_1.sk;
         if sk.is_null() { Port(0) } else { Port::from_host((*sk).src_port as u16) }
+    }
+}
+
+#[inline(always)]
+fn listens4(context: &SockAddrContext, address: AddrV4, port: Port) -> bool {
+    // SAFETY: plain numbers, for which zero is valid; the port is in network byte order.
+    let tuple = unsafe {
+        let mut tuple: bpf_sock_tuple = core::mem::zeroed();
+        tuple.__bindgen_anon_1.ipv4.daddr = address.0;
+        tuple.__bindgen_anon_1.ipv4.dport = port.0;
+        tuple
+    };
+    listens(context, &tuple, IPV4_TUPLE)
+}
+
+#[inline(always)]
+fn listens6(context: &SockAddrContext, address: AddrV6, port: Port) -> bool {
+    // SAFETY: plain numbers, for which zero is valid; the port is in network byte order.
+    let tuple = unsafe {
+        let mut tuple: bpf_sock_tuple = core::mem::zeroed();
+        tuple.__bindgen_anon_1.ipv6.daddr = address.0;
+        tuple.__bindgen_anon_1.ipv6.dport = port.0;
+        tuple
+    };
+    listens(context, &tuple, IPV6_TUPLE)
+}
+
+/// Asks for the socket that a connection from nowhere would come to: only a listening one can be that.
+#[inline(always)]
+fn listens(context: &SockAddrContext, tuple: &bpf_sock_tuple, length: u32) -> bool {
+    // SAFETY: the context is the one the kernel passed, the tuple lies on the stack and is at least as long as said; what
+    // is found is given back.
+    unsafe {
+        let tuple = (&raw const *tuple).cast_mut();
+        let found = bpf_sk_lookup_tcp(context.as_ptr(), tuple, length, BPF_F_CURRENT_NETNS as u64, 0);
+        if found.is_null() {
+            return false;
+        }
+        bpf_sk_release(found.cast());
+        true
     }
 }
 

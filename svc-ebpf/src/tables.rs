@@ -36,6 +36,15 @@ fn config() -> Option<*const Config> {
     maps::CONFIG.get_ptr(0)
 }
 
+impl KernelTables {
+    /// The node's IPv4 address, and the interface by way of which packets are delivered to it, if any.
+    #[inline(always)]
+    pub fn node_v4(&self) -> (AddrV4, u32) {
+        // SAFETY: a valid map element.
+        config().map_or_else(Default::default, |config| unsafe { ((*config).node_v4, (*config).node_v4_interface) })
+    }
+}
+
 #[inline(always)]
 fn address_class(slot: u32) -> u8 {
     match maps::ADDRESS_FILTER.get_ptr(slot / 8) {

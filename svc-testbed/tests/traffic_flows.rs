@@ -126,31 +126,30 @@ fn established_connections_outlive_their_endpoint_and_their_service() -> Result<
     Ok(())
 }
 
+/// As a resolver that opens one socket and keeps it: in a pod and on the node itself, whatever its endpoints do.
 #[test]
 fn datagrams_move_when_their_endpoint_stops_serving_and_not_before() -> Result<()> {
-    // A connected socket that was translated in connect() has the pod's address for good.
-    let kinds = [
-        (Mode::Tc, [Kind::UdpConnected, Kind::UdpUnconnected].as_slice()),
-        (Mode::Socket, [Kind::UdpUnconnected].as_slice()),
-    ];
-    for (mode, kinds) in kinds {
+    const KINDS: [Kind; 2] = [Kind::UdpConnected, Kind::UdpUnconnected];
+    for mode in Mode::BOTH {
         World::routed(mode)?.check(|world| {
-            let (dns, client) = (service("dns", 35), world.client()?);
+            let dns = service("dns", 35);
             world.publish(&dns, &["near"])?;
+            let clients = [world.client()?, world.machine(AGENT_NODE)?.client()?];
             let mut names = Vec::new();
-            for (family, kind) in
-                Family::BOTH.into_iter().flat_map(|family| kinds.iter().map(move |kind| (family, *kind)))
-            {
-                let name = format!("{family:?} {kind:?}");
-                let samples =
-                    kind.probe(&client, vip(&dns, family, 53), |tcp| tcp, |udp| udp.count(3).packets(2).hold(&name))?;
-                expect_pods(&samples, &["near"])?;
-                names.push(name);
+            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| KINDS.map(|kind| (family, kind))) {
+                let (name, to) = (format!("{family:?} {kind:?}"), vip(&dns, family, 53));
+                for client in &clients {
+                    let samples = kind.probe(client, to, |tcp| tcp, |udp| udp.count(3).packets(2).hold(&name))?;
+                    expect_pods(&samples, &["near"])?;
+                }
+                names.push((name, kind));
             }
             let answered_by = |pod: &str, when: &str| {
-                names.iter().try_for_each(|name| {
-                    let samples = client.again(Again::on(name).packets(2))?;
-                    expect_pods(&samples, &[pod]).with_context(|| format!("{name} {when}"))
+                clients.iter().enumerate().try_for_each(|(number, client)| {
+                    names.iter().try_for_each(|(name, _)| {
+                        let samples = client.again(Again::on(name).packets(2))?;
+                        expect_pods(&samples, &[pod]).with_context(|| format!("client {number}, {name}, {when}"))
+                    })
                 })
             };
             world.scale(&dns, &["near", "far"])?;
@@ -164,7 +163,20 @@ fn datagrams_move_when_their_endpoint_stops_serving_and_not_before() -> Result<(
             world.scale(&dns, &["far"])?;
             answered_by("far", "after their endpoint left")?;
             world.scale(&dns, &["near"])?;
-            answered_by("near", "after the next one left as well")
+            answered_by("near", "after the next one left as well")?;
+            world.scale(&dns, &[])?;
+            for (client, (name, kind)) in clients.iter().flat_map(|client| names.iter().map(move |name| (client, name)))
+            {
+                // The kernel tells an unconnected socket of an ICMP error only if it asked for that.
+                if *kind == Kind::UdpConnected {
+                    expect_all(&client.again(Again::on(name).timeout(AT_ONCE))?, Outcome::Refused)
+                        .context(name.clone())?;
+                }
+            }
+            world.scale(&dns, &["spare"])?;
+            answered_by("spare", "after there was none for a while")?;
+            world.scale(&dns, &["spare", "near", "far"])?;
+            answered_by("spare", "after the service grew")
         })?;
     }
     Ok(())

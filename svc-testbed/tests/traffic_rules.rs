@@ -40,10 +40,7 @@ fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
                 let (before, drops) = (world.counters(&empty)?, world.drops("no_endpoint")?);
                 let samples = attempt(kind, &client, vip(&empty, family, kind.ports().0), AT_ONCE)?;
                 // The kernel tells an unconnected socket of an ICMP error only if it asked for that.
-                let expected = match (kind, mode) {
-                    (Kind::UdpUnconnected, Mode::Tc) => Outcome::Timeout,
-                    _ => Outcome::Refused,
-                };
+                let expected = if kind == Kind::UdpUnconnected { Outcome::Timeout } else { Outcome::Refused };
                 expect_all(&samples, expected).with_context(what)?;
                 let counted = world.counters(&empty)? - before;
                 ensure!(counted.rejected >= 2, "{}: refusals are counted: {counted:?}", what());
@@ -186,15 +183,20 @@ fn a_pod_reaches_itself_through_its_service() -> Result<()> {
             for (family, kind) in Family::BOTH.into_iter().flat_map(|family| Kind::ALL.map(|kind| (family, kind))) {
                 let to = vip(&own, family, kind.ports().0);
                 let samples = kind.talk(&client, to, 4)?;
-                let seen_as = match mode {
-                    // Its own address would make it answer itself directly.
-                    Mode::Tc | Mode::Host => world.machine("n1")?.ip(family),
-                    Mode::Socket => world.machine("client")?.ip(family),
-                };
                 expect_pods(&samples, &["client"])
                     .and_then(|()| expect_replies_from(&samples, to))
-                    .and_then(|()| expect_seen_as(&samples, seen_as))
+                    // Its own address would make it answer itself directly.
+                    .and_then(|()| expect_seen_as(&samples, world.machine("n1")?.ip(family)))
                     .with_context(|| format!("{family:?} {kind:?}"))?;
+            }
+            // With others it comes to itself as often as to them.
+            world.scale(&own, &["client", "near", "far"])?;
+            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| Kind::ALL.map(|kind| (family, kind))) {
+                let what = || format!("{family:?} {kind:?}");
+                let samples =
+                    kind.probe(&client, vip(&own, family, kind.ports().0), |tcp| tcp.count(90), |udp| udp.count(90))?;
+                expect_pods(&samples, &["client", "near", "far"]).with_context(what)?;
+                ensure!(by_pod(&samples).values().all(|count| *count >= 12), "{}: {:?}", what(), by_pod(&samples));
             }
             Ok(())
         })?;

@@ -29,6 +29,8 @@ pub enum ArgsError {
     TwoSources,
     #[error("--{name}: {error}")]
     Pattern { name: &'static str, error: PatternError },
+    #[error("--detect-local-mode=ClusterCIDR needs --cluster-cidr, with the networks of the pods")]
+    NoClusterCidr,
     #[error("--flow-table-size must be at least 1")]
     NoFlows,
     #[error("the host name is empty: name the node with --node-name")]
@@ -74,6 +76,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which clients that come over an uplink are pods of the cluster, and keep their address. The names are kube-proxy's. What
+/// comes in by a pod's own interface is a pod's in every mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Deserialize)]
+pub enum DetectLocalMode {
+    /// Those in the networks of --cluster-cidr
+    #[value(name = "ClusterCIDR")]
+    #[serde(rename = "ClusterCIDR")]
+    ClusterCidr,
+    /// Those in the networks of the Node object, spec.podCIDRs
+    #[value(name = "NodeCIDR")]
+    #[serde(rename = "NodeCIDR")]
+    NodeCidr,
+    /// None: pods are known by their interfaces, see --pod-interfaces
+    #[value(name = "BridgeInterface")]
+    BridgeInterface,
+    /// The same
+    #[value(name = "InterfaceNamePrefix")]
+    InterfaceNamePrefix,
+}
+
 /// A list: repeated or comma-separated as a flag, a sequence or comma-separated text in the file.
 fn list<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
     deserializer: D,
@@ -112,6 +134,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "SVC_AGENT_CLUSTER_CIDR")]
     #[serde(deserialize_with = "list")]
     pub cluster_cidr: Option<Vec<IpNet>>,
+    /// Which clients are pods [default: ClusterCIDR if --cluster-cidr is given, else InterfaceNamePrefix]
+    #[arg(long, value_enum, env = "SVC_AGENT_DETECT_LOCAL_MODE")]
+    pub detect_local_mode: Option<DetectLocalMode>,
     /// Host sides of the pods' interfaces [default: veth*,cali*,eni*,azv*,gke*]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', env = "SVC_AGENT_POD_INTERFACES")]
     #[serde(deserialize_with = "list")]
@@ -199,6 +224,7 @@ impl RunArgs {
             kubeconfig: self.kubeconfig.clone().or(if self.manifests.is_none() { file.kubeconfig } else { None }),
             manifests: self.manifests.or(if self.kubeconfig.is_none() { file.manifests } else { None }),
             cluster_cidr: self.cluster_cidr.or(file.cluster_cidr),
+            detect_local_mode: self.detect_local_mode.or(file.detect_local_mode),
             pod_interfaces: self.pod_interfaces.or(file.pod_interfaces),
             uplinks: self.uplinks.or(file.uplinks),
             socket_lb: self.socket_lb.or(file.socket_lb),
@@ -224,6 +250,14 @@ impl RunArgs {
         if self.flow_table_size == Some(0) {
             return Err(ArgsError::NoFlows);
         }
+        let cluster_ranges = match (self.detect_local_mode, self.cluster_cidr) {
+            (Some(DetectLocalMode::ClusterCidr), None) => return Err(ArgsError::NoClusterCidr),
+            (Some(DetectLocalMode::ClusterCidr) | None, Some(networks)) => Some(networks),
+            (Some(DetectLocalMode::NodeCidr), _) => None,
+            (Some(DetectLocalMode::BridgeInterface | DetectLocalMode::InterfaceNamePrefix), _) | (None, None) => {
+                Some(Vec::new())
+            }
+        };
         let pods = match self.pod_interfaces {
             Some(texts) => parse_patterns("pod-interfaces", texts)?,
             None => parse_patterns("pod-interfaces", DEFAULT_POD_INTERFACES)?,
@@ -242,7 +276,7 @@ impl RunArgs {
                 socket_lb: self.socket_lb.unwrap_or_default(),
                 forwarding: self.forwarding.unwrap_or_default(),
                 selection: Selection { pods, uplinks },
-                cluster_ranges: self.cluster_cidr.unwrap_or_default(),
+                cluster_ranges,
                 capacities: Capacities { flows: self.flow_table_size },
                 trace_packets: self.trace_packets.unwrap_or_default(),
                 attach_mode: None,

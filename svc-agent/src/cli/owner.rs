@@ -2,20 +2,22 @@
 //! together and at once; nothing waits for more to come, nothing is written before the first lists are complete.
 //! Neighbour: `run` sets it up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use svc_common::{AddrV4, AddrV6, map};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::datapath::maps::KernelMaps;
-use crate::datapath::{InterfaceCounts, NodeAddresses};
+use crate::datapath::{ClusterRanges, InterfaceCounts, NodeAddresses, OwnAddresses};
 use crate::index::{Changes, Index};
 use crate::model::ObjectName;
 use crate::observe::{Scope, Shared};
-use crate::plan::plan_affected;
+use crate::plan::{ServiceId, ServicePlan, plan_affected};
 use crate::publish::{ConfigField, MapsError, PublishError, Publisher};
 use crate::source::SourceEvent;
 
@@ -30,13 +32,20 @@ pub struct Owner {
     pub shared: Arc<Shared>,
     pub events: Receiver<SourceEvent>,
     /// What the node's interfaces say; the Node object's own addresses come first.
-    pub uplinks: watch::Receiver<NodeAddresses>,
+    pub own_addresses: watch::Receiver<OwnAddresses>,
     pub interfaces: watch::Receiver<InterfaceCounts>,
     /// Cgroup hooks attached.
     pub hooks: usize,
     /// Everything that existed at the start is in the maps.
     pub ready: bool,
-    pub written: NodeAddresses,
+    /// The node's addresses and the interface of the first, as in CONFIG.
+    pub written: Option<(NodeAddresses, Option<u32>)>,
+    /// For the networks of the Node object (--detect-local-mode=NodeCIDR).
+    pub cluster_ranges: Option<ClusterRanges>,
+    /// Those in the maps.
+    pub pod_cidrs: Option<Vec<IpNet>>,
+    /// Ports of SCTP Services that were reported as refusing all connections.
+    pub untranslatable: BTreeSet<ServiceId>,
 }
 
 impl Owner {
@@ -54,7 +63,7 @@ impl Owner {
                     self.take(&mut batch).await;
                 }
                 () = at(deadline) => self.tick(),
-                Ok(()) = self.uplinks.changed() => self.write_node_addresses(),
+                Ok(()) = self.own_addresses.changed() => self.write_node_addresses(),
                 Ok(()) = self.interfaces.changed() => self.report_interfaces(),
             }
         }
@@ -103,6 +112,7 @@ impl Owner {
         // Before the services: their first packet may already need it.
         if changes.node || !self.ready {
             self.write_node_addresses();
+            self.write_pod_cidrs();
         }
         for chunk in changes.services.chunks(CHUNK) {
             self.publish_chunk(chunk);
@@ -118,11 +128,29 @@ impl Owner {
 
     fn publish_chunk(&mut self, services: &[ObjectName]) {
         let plans: Vec<_> = services.iter().map(|name| (name, plan_affected(&self.index, name))).collect();
+        for (name, plans) in &plans {
+            self.report_untranslatable(name, plans);
+        }
         let plans = plans.iter().map(|(name, plans)| (*name, plans.as_slice()));
         let published = self.publisher.publish_services(Instant::now(), plans);
         for failure in &published.failures {
             tracing::error!("{failure}");
             self.count_failure(failure);
+        }
+    }
+
+    /// Once for each time that it begins: these refuse connections although kube-proxy would serve them.
+    fn report_untranslatable(&mut self, name: &ObjectName, plans: &[ServicePlan]) {
+        let refusing = || plans.iter().filter(|plan| plan.is_untranslatable());
+        self.untranslatable.retain(|id| id.service != *name || refusing().any(|plan| plan.id == *id));
+        for plan in refusing() {
+            if self.untranslatable.insert(plan.id.clone()) {
+                tracing::warn!(
+                    service = %plan.id,
+                    frontend = %plan.frontend,
+                    "SCTP ports cannot be translated: connections are refused until the target port is the Service's own"
+                );
+            }
         }
     }
 
@@ -165,15 +193,16 @@ impl Owner {
             return;
         }
         let own = NodeAddresses::of(&self.index.node().addresses);
-        let uplink = *self.uplinks.borrow_and_update();
-        let wanted = NodeAddresses { v4: own.v4.or(uplink.v4), v6: own.v6.or(uplink.v6) };
-        if wanted == self.written {
+        let known = self.own_addresses.borrow_and_update().clone();
+        let wanted = NodeAddresses { v4: own.v4.or(known.uplink.v4), v6: own.v6.or(known.uplink.v6) };
+        let interface = wanted.v4.and_then(|v4| known.interface_of(v4));
+        if self.written == Some((wanted, interface)) {
             return;
         }
-        match self.try_write(wanted) {
+        match self.try_write(wanted, interface) {
             Ok(()) => {
                 tracing::info!(v4 = ?wanted.v4, v6 = ?wanted.v6, "node addresses");
-                self.written = wanted;
+                self.written = Some((wanted, interface));
             }
             Err(error) => {
                 self.shared.publish_failed(map::CONFIG);
@@ -182,14 +211,34 @@ impl Owner {
         }
     }
 
-    fn try_write(&mut self, wanted: NodeAddresses) -> Result<(), MapsError> {
+    fn try_write(&mut self, wanted: NodeAddresses, interface: Option<u32>) -> Result<(), MapsError> {
+        // No address is ever seen beside the interface of another one.
+        self.publisher.write_config(ConfigField::NodeV4Interface(0))?;
         match wanted.v4 {
             Some(address) => self.publisher.write_node_address(address.into())?,
             None => self.publisher.write_config(ConfigField::NodeV4(AddrV4::default()))?,
         }
+        self.publisher.write_config(ConfigField::NodeV4Interface(interface.unwrap_or(0)))?;
         match wanted.v6 {
             Some(address) => self.publisher.write_node_address(address.into()),
             None => self.publisher.write_config(ConfigField::NodeV6(AddrV6::default())),
+        }
+    }
+
+    fn write_pod_cidrs(&mut self) {
+        let wanted = &self.index.node().pod_cidrs;
+        let Some(ranges) = self.cluster_ranges.as_mut().filter(|_| self.pod_cidrs.as_ref() != Some(wanted)) else {
+            return;
+        };
+        match ranges.write(wanted) {
+            Ok(()) => {
+                tracing::info!(networks = ?wanted, "networks of this node's pods");
+                self.pod_cidrs = Some(wanted.clone());
+            }
+            Err(error) => {
+                self.shared.publish_failed(map::CLUSTER_RANGES);
+                tracing::error!(%error, "cannot write the networks of this node's pods");
+            }
         }
     }
 

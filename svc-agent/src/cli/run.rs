@@ -1,6 +1,7 @@
 //! `svc-agent run`: puts the parts together, in the order that keeps a running datapath working, and ends them.
 //! The loop itself is `owner`'s.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::IsTerminal;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{LogFormat, RunArgs, RunConfig, SourceChoice};
 use super::owner::Owner;
 use crate::datapath::maps::{Access, KernelMaps};
-use crate::datapath::{HOOKS, Loaded, NodeAddresses, SocketLb};
+use crate::datapath::{ClusterRanges, HOOKS, Loaded, SocketLb};
 use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
@@ -69,7 +70,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
         forwarding = ?config.datapath.forwarding,
-        cluster_cidrs = ?config.datapath.cluster_ranges,
+        cluster_ranges = ?config.datapath.cluster_ranges,
         load_balancing = ?config.load_balancing,
         "starting"
     );
@@ -83,7 +84,9 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let source = tokio::spawn(source);
     let hooks = if config.datapath.socket_lb == SocketLb::Off { 0 } else { HOOKS.len() };
     let bpf_root = config.datapath.bpf_root.clone();
+    let follow_pod_cidrs = config.datapath.cluster_ranges.is_none();
     let loaded = Loaded::load(config.datapath)?;
+    let cluster_ranges = follow_pod_cidrs.then(|| ClusterRanges::open(loaded.pins())).transpose()?;
     let maps = KernelMaps::open_pinned(&loaded.pins().maps(), Access::ReadWrite)?;
     let (mut publisher, adopted) = Publisher::adopt(maps, Instant::now()).context("cannot read the maps")?;
     tracing::info!(?adopted, "maps opened");
@@ -103,11 +106,14 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         publisher,
         shared,
         events,
-        uplinks: follower.addresses(),
+        own_addresses: follower.addresses(),
         interfaces: follower.counts(),
         hooks,
         ready: false,
-        written: NodeAddresses::default(),
+        written: None,
+        cluster_ranges,
+        pod_cidrs: None,
+        untranslatable: BTreeSet::new(),
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::forward::{PeerError, Peers};
-use super::interfaces::{Interface, NodeAddresses, Role, Selection, View};
+use super::interfaces::{Interface, OwnAddresses, Role, Selection, View};
 use super::load::Programs;
 use super::netlink::{self, Change, Changes, NetlinkError};
 use super::pin::{PinDir, PinError};
@@ -53,7 +53,7 @@ pub struct Follower {
     view: View,
     attached: BTreeMap<u32, Role>,
     counts: watch::Sender<InterfaceCounts>,
-    addresses: watch::Sender<NodeAddresses>,
+    addresses: watch::Sender<OwnAddresses>,
     retry: Option<Instant>,
     retry_delay: Duration,
 }
@@ -80,7 +80,7 @@ impl Follower {
             view: View::default(),
             attached: BTreeMap::new(),
             counts: watch::Sender::new(InterfaceCounts::default()),
-            addresses: watch::Sender::new(NodeAddresses::default()),
+            addresses: watch::Sender::new(OwnAddresses::default()),
             retry: None,
             retry_delay: FIRST_RETRY,
         };
@@ -95,7 +95,7 @@ impl Follower {
         self.counts.subscribe()
     }
 
-    pub fn addresses(&self) -> watch::Receiver<NodeAddresses> {
+    pub fn addresses(&self) -> watch::Receiver<OwnAddresses> {
         self.addresses.subscribe()
     }
 
@@ -134,7 +134,10 @@ impl Follower {
                     }
                 }
                 Change::Routes => routes = true,
-                Change::Addresses(index) => routes |= self.view.is_uplink(index) || self.has_role(index, Role::Uplink),
+                Change::Addresses(index) => {
+                    let uplink = self.view.is_uplink(index) || self.has_role(index, Role::Uplink);
+                    routes |= uplink || self.view.is_loopback(index);
+                }
                 Change::Overrun => all = true,
                 Change::End => open = false,
             }
@@ -176,7 +179,7 @@ impl Follower {
         let routes = netlink::list_default_routes(&self.netlink).await?;
         let addresses = netlink::list_addresses(&self.netlink).await?;
         self.view.set_routes(routes, addresses);
-        let addresses = self.view.node_addresses(&self.selection);
+        let addresses = self.view.own_addresses(&self.selection);
         self.addresses.send_if_modified(|known| {
             let changed = *known != addresses;
             *known = addresses;
@@ -238,14 +241,14 @@ impl Follower {
         let (pods, uplinks) = (with(Role::Pod), with(Role::Uplink));
         self.counts.send_if_modified(|counts| {
             let before = *counts;
-            let pending = wanted.saturating_sub(pods + uplinks);
+            let pending = wanted.saturating_sub(self.attached.len());
             *counts = InterfaceCounts { pods, uplinks, pending, failures: before.failures + failed };
             *counts != before
         });
     }
 
     async fn attach(&self, index: u32, role: Role) -> Result<(), AttachError> {
-        for (name, direction) in role.programs() {
+        for &(name, direction) in role.programs() {
             let program = self.programs.get(name)?;
             self.attacher.attach(program, name, index, direction).await?;
         }
@@ -255,7 +258,7 @@ impl Follower {
     async fn detach(&self, index: u32, role: Role) {
         let name = self.view.interfaces.get(&index).map_or("", |interface| interface.name.as_str());
         tracing::info!(interface = name, index, %role, "detached");
-        for (program, direction) in role.programs() {
+        for &(program, direction) in role.programs() {
             if let Err(error) = self.attacher.detach(program, index, direction).await {
                 tracing::warn!(interface = name, index, program, %error, "cannot detach");
             }
@@ -269,7 +272,7 @@ impl Follower {
             .view
             .roles(&self.selection)
             .into_iter()
-            .flat_map(|(index, role)| role.programs().map(|(program, _)| (index, program)))
+            .flat_map(|(index, role)| role.programs().iter().map(move |(program, _)| (index, *program)))
             .collect();
         match mode {
             AttachMode::Tcx => {
@@ -284,7 +287,7 @@ impl Follower {
             }
             AttachMode::Clsact => {
                 for &index in self.view.interfaces.keys() {
-                    for (program, direction) in Role::ALL.into_iter().flat_map(Role::programs) {
+                    for &(program, direction) in Role::ALL.into_iter().flat_map(Role::programs) {
                         if !wanted.contains(&(index, program))
                             && let Err(error) = self.attacher.detach(program, index, direction).await
                         {

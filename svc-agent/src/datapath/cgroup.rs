@@ -50,13 +50,9 @@ impl SocketLb {
 }
 
 /// In the order of attaching: what undoes a translation is there before anything translates. Detaching goes backwards.
-const HOOKS: [(&str, AttachType); 10] = [
+const HOOKS: [(&str, AttachType); 6] = [
     (program::GETPEERNAME4, AttachType::BPF_CGROUP_INET4_GETPEERNAME),
     (program::GETPEERNAME6, AttachType::BPF_CGROUP_INET6_GETPEERNAME),
-    (program::RECVMSG4, AttachType::BPF_CGROUP_UDP4_RECVMSG),
-    (program::RECVMSG6, AttachType::BPF_CGROUP_UDP6_RECVMSG),
-    (program::SENDMSG4, AttachType::BPF_CGROUP_UDP4_SENDMSG),
-    (program::SENDMSG6, AttachType::BPF_CGROUP_UDP6_SENDMSG),
     (program::BIND4, AttachType::BPF_CGROUP_INET4_BIND),
     (program::BIND6, AttachType::BPF_CGROUP_INET6_BIND),
     (program::CONNECT4, AttachType::BPF_CGROUP_INET4_CONNECT),

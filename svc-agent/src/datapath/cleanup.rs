@@ -47,7 +47,7 @@ pub async fn remove(bpf_root: &Path, force: bool) -> Result<Removed, CleanupErro
     let attacher = Attacher::new(AttachMode::Clsact, pins.clone(), netlink.clone());
     let mut removed = Removed::default();
     for (index, _) in netlink::list_interfaces(&netlink).await? {
-        for (program, direction) in Role::ALL.into_iter().flat_map(Role::programs) {
+        for &(program, direction) in Role::ALL.into_iter().flat_map(Role::programs) {
             removed.filters += usize::from(attacher.detach(program, index, direction).await?);
         }
     }

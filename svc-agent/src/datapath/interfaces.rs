@@ -23,6 +23,8 @@ pub const DEFAULT_POD_INTERFACES: &[&str] = &[
 pub enum Role {
     Pod,
     Uplink,
+    /// Brings the replies of endpoints that are the node itself to the node's own clients.
+    Loopback,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,15 +34,16 @@ pub enum Direction {
 }
 
 impl Role {
-    pub const ALL: [Self; 2] = [Self::Pod, Self::Uplink];
+    pub const ALL: [Self; 3] = [Self::Pod, Self::Uplink, Self::Loopback];
 
     /// Replies first: a request is never translated where its reply would not be.
-    pub const fn programs(self) -> [(&'static str, Direction); 2] {
+    pub const fn programs(self) -> &'static [(&'static str, Direction)] {
         match self {
-            Self::Pod => [(program::POD_EGRESS, Direction::Egress), (program::POD_INGRESS, Direction::Ingress)],
+            Self::Pod => &[(program::POD_EGRESS, Direction::Egress), (program::POD_INGRESS, Direction::Ingress)],
             Self::Uplink => {
-                [(program::UPLINK_EGRESS, Direction::Egress), (program::UPLINK_INGRESS, Direction::Ingress)]
+                &[(program::UPLINK_EGRESS, Direction::Egress), (program::UPLINK_INGRESS, Direction::Ingress)]
             }
+            Self::Loopback => &[(program::UPLINK_INGRESS, Direction::Ingress)],
         }
     }
 }
@@ -50,6 +53,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Pod => "pod",
             Self::Uplink => "uplink",
+            Self::Loopback => "loopback",
         })
     }
 }
@@ -152,6 +156,22 @@ impl NodeAddresses {
     }
 }
 
+/// What the interfaces say about the node's own addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OwnAddresses {
+    /// Towards other machines.
+    pub uplink: NodeAddresses,
+    /// IPv4 addresses of interfaces by way of which a program can deliver packets to the node.
+    deliverable: Vec<(Ipv4Addr, u32)>,
+}
+
+impl OwnAddresses {
+    /// The interface by way of which packets to this address are delivered to the node.
+    pub fn interface_of(&self, address: Ipv4Addr) -> Option<u32> {
+        self.deliverable.iter().find(|(own, _)| *own == address).map(|(_, interface)| *interface)
+    }
+}
+
 /// What the kernel reported so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
@@ -179,6 +199,10 @@ impl View {
         self.uplinks.contains(&index)
     }
 
+    pub fn is_loopback(&self, index: u32) -> bool {
+        self.interfaces.get(&index).is_some_and(|interface| interface.loopback)
+    }
+
     pub fn roles(&self, selection: &Selection) -> BTreeMap<u32, Role> {
         self.interfaces
             .iter()
@@ -195,7 +219,10 @@ impl View {
 
     /// An uplink stays one even if its name looks like a pod's (a node inside a container has a veth as its uplink).
     fn role(&self, selection: &Selection, index: u32, interface: &Interface) -> Option<Role> {
-        if interface.loopback || !interface.ethernet {
+        if interface.loopback {
+            return Some(Role::Loopback);
+        }
+        if !interface.ethernet {
             return None;
         }
         let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&interface.name));
@@ -212,8 +239,20 @@ impl View {
         }
     }
 
+    /// Packets are delivered by way of loopback itself, or of an uplink, whose program leads them there.
+    pub fn own_addresses(&self, selection: &Selection) -> OwnAddresses {
+        let roles = self.roles(selection);
+        let leads_here = |index| self.is_loopback(index) || roles.get(&index) == Some(&Role::Uplink);
+        let deliverable = self.addresses.iter().filter_map(|own| match own.address {
+            IpAddr::V4(address) if leads_here(own.interface) => Some((address, own.interface)),
+            _ => None,
+        });
+        let deliverable = deliverable.collect();
+        OwnAddresses { uplink: self.node_addresses(selection), deliverable }
+    }
+
     /// The source of the best default route, else the first address of its interface, else one of any uplink.
-    pub fn node_addresses(&self, selection: &Selection) -> NodeAddresses {
+    fn node_addresses(&self, selection: &Selection) -> NodeAddresses {
         let uplinks = self.roles(selection).into_iter().filter(|(_, role)| *role == Role::Uplink);
         let candidates: Vec<(u32, Option<IpAddr>)> = self
             .default_routes
@@ -295,15 +334,18 @@ mod tests {
         let mut view = view();
         view.set_routes(vec![route(2, 100, None)], vec![]);
         let roles = view.roles(&default_selection());
-        assert_eq!(roles, BTreeMap::from([(2, Role::Uplink), (3, Role::Pod), (4, Role::Pod)]));
+        let expected = [(1, Role::Loopback), (2, Role::Uplink), (3, Role::Pod), (4, Role::Pod)];
+        assert_eq!(roles, BTreeMap::from(expected));
     }
 
     #[test]
-    fn loopback_and_tunnels_without_ethernet_are_never_chosen() {
+    fn loopback_has_its_own_role_and_tunnels_without_ethernet_none() {
         let mut view = view();
         view.set_routes(vec![route(6, 0, None)], vec![]);
         let all = Selection { pods: patterns(&["*"]), uplinks: Uplinks::Named(patterns(&["wg0", "lo"])) };
-        assert_eq!(view.roles(&all).keys().copied().collect::<Vec<_>>(), [2, 3, 4, 5]);
+        let roles = view.roles(&all);
+        assert_eq!(roles.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(roles[&1], Role::Loopback);
     }
 
     #[test]
@@ -334,6 +376,18 @@ mod tests {
         assert_eq!(found.v6, Some("2001:db8::7".parse().unwrap()));
         view.set_routes(vec![route(2, 100, Some("192.0.2.9"))], addresses());
         assert_eq!(view.node_addresses(&default_selection()).v4, Some(Ipv4Addr::new(192, 0, 2, 9)));
+    }
+
+    #[test]
+    fn packets_are_delivered_by_way_of_uplinks_and_loopback() {
+        let mut view = view();
+        let addresses = ["192.0.2.7", "2001:db8::7"].map(|text| address(2, text)).into_iter();
+        let others = [address(1, "203.0.113.1"), address(5, "172.17.0.1")];
+        view.set_routes(vec![route(2, 100, None)], addresses.chain(others).collect());
+        let own = view.own_addresses(&default_selection());
+        let by_way_of = |text: &str| own.interface_of(text.parse().unwrap());
+        assert_eq!((by_way_of("192.0.2.7"), by_way_of("203.0.113.1")), (Some(2), Some(1)));
+        assert_eq!((by_way_of("172.17.0.1"), by_way_of("192.0.2.8")), (None, None), "no program of ours is there");
     }
 
     #[test]

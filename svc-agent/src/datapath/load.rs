@@ -93,15 +93,11 @@ pub struct Programs(BTreeMap<&'static str, ProgramFd>);
 pub const CLASSIFIERS: [&str; 4] =
     [program::POD_INGRESS, program::POD_EGRESS, program::UPLINK_INGRESS, program::UPLINK_EGRESS];
 
-pub const HOOKS: [&str; 10] = [
+pub const HOOKS: [&str; 6] = [
     program::BIND4,
     program::BIND6,
     program::CONNECT4,
     program::CONNECT6,
-    program::SENDMSG4,
-    program::SENDMSG6,
-    program::RECVMSG4,
-    program::RECVMSG6,
     program::GETPEERNAME4,
     program::GETPEERNAME6,
 ];

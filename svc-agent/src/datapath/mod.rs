@@ -33,11 +33,13 @@ pub use cgroup::{HookError, SocketLb};
 pub use cleanup::{CleanupError, Removed, remove};
 pub use features::Features;
 pub use forward::{Forwarding, PeerError};
-pub use interfaces::{DEFAULT_POD_INTERFACES, NodeAddresses, Pattern, PatternError, Role, Selection, Uplinks};
+pub use interfaces::{
+    DEFAULT_POD_INTERFACES, NodeAddresses, OwnAddresses, Pattern, PatternError, Role, Selection, Uplinks,
+};
 pub use load::{CLASSIFIERS, Capacities, HOOKS, LoadError, Programs, Variant, load};
 pub use pin::{PinDir, PinError, PinLock};
 pub use preflight::PreflightError;
-pub use ranges::RangeError;
+pub use ranges::{ClusterRanges, RangeError};
 pub use tc::AttachMode;
 
 #[derive(Clone, Debug)]
@@ -48,8 +50,8 @@ pub struct Options {
     pub socket_lb: SocketLb,
     pub forwarding: Forwarding,
     pub selection: Selection,
-    /// Networks whose clients keep their address, whatever side they come from.
-    pub cluster_ranges: Vec<IpNet>,
+    /// Networks whose clients keep their address, whatever side they come from. `None`: the caller will write them.
+    pub cluster_ranges: Option<Vec<IpNet>>,
     pub capacities: Capacities,
     pub trace_packets: bool,
     /// `None`: links where the kernel has them.
@@ -113,7 +115,9 @@ impl Loaded {
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
         };
         let (ebpf, programs) = load(Some(&pins), &variant, capacity::choose(options.capacities, &pins)?)?;
-        ranges::write_cluster_ranges(&pins, &options.cluster_ranges)?;
+        if let Some(networks) = &options.cluster_ranges {
+            ClusterRanges::open(&pins)?.write(networks)?;
+        }
         tracing::info!(?features, "programs loaded");
         say_what_is_bypassed(options.forwarding);
         Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })

@@ -1,4 +1,4 @@
-//! CLUSTER_RANGES: the networks whose clients keep their address. Written once at the start; what an earlier agent was
+//! CLUSTER_RANGES: the networks whose clients keep their address when they come over an uplink. What an earlier agent was
 //! told and this one was not goes after the new ranges are there.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use super::pin::PinDir;
 
 #[derive(thiserror::Error, Debug)]
 pub enum RangeError {
-    #[error("cannot write the networks of --cluster-cidr to map CLUSTER_RANGES: {0}")]
+    #[error("cannot write the networks of pods to map CLUSTER_RANGES: {0}")]
     Refused(#[from] MapError),
 }
 
@@ -28,22 +28,30 @@ fn range_of(network: &IpNet) -> Range {
     }
 }
 
-pub fn write_cluster_ranges(pins: &PinDir, networks: &[IpNet]) -> Result<(), RangeError> {
-    let data = MapData::from_pin(pins.map(map::CLUSTER_RANGES))?;
-    let mut trie: LpmTrie<MapData, AddrV6, u32> = Map::LpmTrie(data).try_into()?;
-    let wanted: BTreeSet<Range> = networks.iter().map(range_of).collect();
-    let key = |(length, octets): &Range| Key::new(*length, AddrV6::from_octets(*octets));
-    for range in &wanted {
-        trie.insert(&key(range), 1, 0)?;
+pub struct ClusterRanges(LpmTrie<MapData, AddrV6, u32>);
+
+impl ClusterRanges {
+    pub fn open(pins: &PinDir) -> Result<Self, RangeError> {
+        let data = MapData::from_pin(pins.map(map::CLUSTER_RANGES))?;
+        Ok(Self(Map::LpmTrie(data).try_into()?))
     }
-    let present: Vec<_> = trie.keys().collect::<Result<_, _>>()?;
-    for known in present {
-        let range = (known.prefix_len(), known.data().octets());
-        if !wanted.contains(&range) {
-            trie.remove(&key(&range))?;
+
+    /// Makes these networks the ones, without a moment in which one that stays is missing.
+    pub fn write(&mut self, networks: &[IpNet]) -> Result<(), RangeError> {
+        let wanted: BTreeSet<Range> = networks.iter().map(range_of).collect();
+        let key = |(length, octets): &Range| Key::new(*length, AddrV6::from_octets(*octets));
+        for range in &wanted {
+            self.0.insert(&key(range), 1, 0)?;
         }
+        let present: Vec<_> = self.0.keys().collect::<Result<_, _>>()?;
+        for known in present {
+            let range = (known.prefix_len(), known.data().octets());
+            if !wanted.contains(&range) {
+                self.0.remove(&key(&range))?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ fn service(service: &str, cluster_ip: &str) -> Arc<Service> {
         internal_traffic_policy: TrafficPolicy::Cluster,
         affinity_timeout_seconds: None,
         load_balancing: None,
+        reset_when_gone: false,
     })
 }
 

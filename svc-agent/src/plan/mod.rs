@@ -1,10 +1,11 @@
 //! What the maps should hold for one service: pure functions from model to plan. No I/O, clock or randomness.
 //! One file per rule of kube-proxy 1.36: [`merge`] brings slices together, [`topology`] reads hints, [`eligible`] decides.
-//! Beyond kube-proxy: [`spread`] shares slots by weight and algorithm.
+//! Beyond kube-proxy: [`spread`] shares slots by weight and algorithm, [`sctp`] knows what the programs cannot translate.
 //! Neighbours: [`crate::index`] holds the input, [`crate::publish`] writes the result.
 
 mod eligible;
 mod merge;
+mod sctp;
 pub mod spread;
 mod topology;
 
@@ -45,7 +46,16 @@ pub struct ServicePlan {
     /// Endpoints that get no new flows but still serve: their UDP flows stay. Sorted, disjoint from the slots.
     pub draining: Vec<PlannedBackend>,
     pub load_balancing: LoadBalancing,
+    /// Established TCP connections to an endpoint that is gone are reset.
+    pub reset_when_gone: bool,
     pub affinity_timeout_seconds: Option<u32>,
+}
+
+impl ServicePlan {
+    /// All new connections will be refused although there are endpoints: their port is not the Service's.
+    pub fn is_untranslatable(&self) -> bool {
+        sctp::is_untranslatable(self)
+    }
 }
 
 /// What happens to a new flow.
@@ -83,8 +93,8 @@ pub fn plan_affected(index: &Index, name: &ObjectName) -> Vec<ServicePlan> {
     plans
 }
 
-/// One plan per port and cluster IP, balanced at random unless the Service says otherwise. `slices` are those of the service; where two disagree about an endpoint the order
-/// breaks the tie, so it must be stable.
+/// One plan per port and cluster IP, balanced at random unless the Service says otherwise. `slices` are those of the
+/// service; where two disagree about an endpoint the order breaks the tie, so it must be stable.
 pub fn plan_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
@@ -94,7 +104,8 @@ pub fn plan_service<'a>(
     for &address in &service.cluster_ips {
         let family = IpFamily::from(address);
         for port in &service.ports {
-            let candidates = merge::merge_slices(slices.clone(), family, port, node);
+            let mut candidates = merge::merge_slices(slices.clone(), family, port, node);
+            sctp::keep_translatable(&mut candidates, port);
             let (decision, draining) = eligible::decide(&candidates, service.internal_traffic_policy, node);
             plans.push(ServicePlan {
                 id: ServiceId {
@@ -107,6 +118,7 @@ pub fn plan_service<'a>(
                 decision,
                 draining,
                 load_balancing: service.load_balancing.unwrap_or_default(),
+                reset_when_gone: service.reset_when_gone,
                 affinity_timeout_seconds: service.affinity_timeout_seconds,
             });
         }

@@ -102,6 +102,8 @@ pub enum ConfigField {
     EventsUntil(u32),
     NodeV4(AddrV4),
     NodeV6(AddrV6),
+    /// Index of the interface by way of which packets to `NodeV4` are delivered; zero: none.
+    NodeV4Interface(u32),
 }
 
 /// Primitive operations on the maps. A failed write of a single word or a hash entry has changed nothing; one of a

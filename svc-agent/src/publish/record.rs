@@ -74,6 +74,7 @@ pub struct Goal {
     /// Sorted by target, no two alike; none has slots unless the verdict is FORWARD.
     pub backends: Vec<Wanted>,
     pub load_balancing: LoadBalancing,
+    pub reset_when_gone: bool,
     pub affinity_timeout: u32,
 }
 
@@ -102,13 +103,16 @@ impl Goal {
             verdict,
             backends,
             load_balancing: plan.load_balancing,
+            reset_when_gone: plan.reset_when_gone,
             affinity_timeout: plan.affinity_timeout_seconds.unwrap_or(0),
         }
     }
 
     /// Bits of [`service_flag`].
     pub fn flags(&self) -> u32 {
-        if self.load_balancing == LoadBalancing::Maglev { service_flag::HASH } else { 0 }
+        let hash = if self.load_balancing == LoadBalancing::Maglev { service_flag::HASH } else { 0 };
+        let reset = if self.reset_when_gone { service_flag::RESET_WHEN_GONE } else { 0 };
+        hash | reset
     }
 
     pub fn slot_count(&self) -> u32 {
@@ -120,6 +124,11 @@ impl Goal {
         let plain = |backend: &Wanted| Wanted { slots: backend.slots.min(1), ..*backend };
         let backends = self.backends.iter().map(plain).collect();
         self.backends.iter().any(|backend| backend.slots > 1).then_some(Self { backends, ..*self })
+    }
+
+    /// For [`Publication::has_local`].
+    pub fn has_local(&self) -> bool {
+        self.backends.iter().any(|backend| backend.slots > 0 && backend.flags & backend_flag::LOCAL != 0)
     }
 }
 
@@ -157,6 +166,7 @@ pub fn steps<'a>(actual: &'a [Backend], wanted: &'a [Wanted]) -> impl Iterator<I
 pub fn must_publish(record: &Record, goal: &Goal) -> bool {
     record.damaged
         || record.publication.verdict() != goal.verdict
+        || record.publication.has_local() != goal.has_local()
         || steps(&record.backends, &goal.backends).any(|step| match step {
             Step::Begin(want) => want.slots > 0,
             Step::Keep(have, want) => have.slots != want.slots,

@@ -128,7 +128,7 @@ impl<M: Maps> Publisher<M> {
             let range = self.take_slots(now, goal.slot_count()).ok_or(MapsError::Full { map: map::SLOTS })?;
             unseen.range = Some(range);
             self.maps.write_slots(range.first, &slots_of(&next, frontend, goal.load_balancing))?;
-            Publication::new(goal.verdict, range.first, range.count)
+            Publication::new(goal.verdict, range.first, range.count).with_local(goal.has_local())
         } else {
             Publication::new(goal.verdict, 0, 0)
         };

@@ -26,6 +26,8 @@ pub struct ServiceView {
     pub verdict: Verdict,
     /// Slots are chosen by a hash of the client.
     pub hashed: bool,
+    /// Connections to an endpoint that is gone are reset.
+    pub reset_when_gone: bool,
     /// Seconds; 0: no affinity.
     pub affinity_timeout: u32,
     pub affinity_id: u32,
@@ -70,6 +72,7 @@ impl MapsSnapshot {
                     name: names.get(&index).map(text_of),
                     verdict: entry.publication.verdict(),
                     hashed: entry.flags & service_flag::HASH != 0,
+                    reset_when_gone: entry.flags & service_flag::RESET_WHEN_GONE != 0,
                     affinity_timeout: entry.affinity_timeout,
                     affinity_id: entry.affinity_id,
                     backends: read_backends(maps, entry, backends)?,
@@ -119,6 +122,9 @@ impl fmt::Display for MapsSnapshot {
             write!(f, "{} {name} {}", service.frontend, verdict_text(service.verdict))?;
             if service.hashed {
                 write!(f, " maglev")?;
+            }
+            if service.reset_when_gone {
+                write!(f, " reset")?;
             }
             if service.affinity_timeout > 0 {
                 write!(f, " affinity={}s", service.affinity_timeout)?;

@@ -23,7 +23,7 @@ pub mod backend_word {
 }
 
 pub mod config_word {
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 8;
 }
 
 const _: () = {
@@ -54,5 +54,6 @@ pub fn with_field(config: Config, field: ConfigField) -> Config {
         ConfigField::EventsUntil(events_until) => Config { events_until, ..config },
         ConfigField::NodeV4(node_v4) => Config { node_v4, ..config },
         ConfigField::NodeV6(node_v6) => Config { node_v6, ..config },
+        ConfigField::NodeV4Interface(node_v4_interface) => Config { node_v4_interface, ..config },
     }
 }

@@ -112,7 +112,7 @@ impl Lab {
                 pods: DEFAULT_POD_INTERFACES.iter().map(|pattern| pattern.parse().unwrap()).collect(),
                 uplinks: Uplinks::DefaultRoute,
             },
-            cluster_ranges: Vec::new(),
+            cluster_ranges: Some(Vec::new()),
             capacities: Capacities { flows: Some(1024) },
             trace_packets: false,
             attach_mode: Some(AttachMode::Tcx),

@@ -26,6 +26,7 @@ pub fn service(service: &str, cluster_ips: &[&str]) -> Service {
         internal_traffic_policy: TrafficPolicy::Cluster,
         affinity_timeout_seconds: None,
         load_balancing: None,
+        reset_when_gone: false,
     }
 }
 

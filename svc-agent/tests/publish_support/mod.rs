@@ -20,7 +20,7 @@ pub const CAPACITIES: Capacities =
     Capacities { services: 64, slots: 512, backends: 256, frontends_v4: 64, frontends_v6: 64 };
 
 /// `namespace/name:port 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080 10.0.0.2:8080+local 10.0.0.3:8080+draining`;
-/// also `maglev`, and `10.0.0.1:8080+x3` for weight 3
+/// also `maglev`, `reset`, and `10.0.0.1:8080+x3` for weight 3
 pub fn plan(text: &str) -> ServicePlan {
     let mut words = text.split_whitespace();
     let (object, port) = match words.next().unwrap().split_once(':') {
@@ -32,7 +32,12 @@ pub fn plan(text: &str) -> ServicePlan {
     let verdict = words.next().unwrap();
     let (mut slots, mut draining, mut affinity) = (Vec::new(), Vec::new(), None);
     let mut load_balancing = LoadBalancing::Random;
+    let mut reset_when_gone = false;
     for word in words {
+        if word == "reset" {
+            reset_when_gone = true;
+            continue;
+        }
         if word == "maglev" {
             load_balancing = LoadBalancing::Maglev;
             continue;
@@ -71,6 +76,7 @@ pub fn plan(text: &str) -> ServicePlan {
         draining,
         affinity_timeout_seconds: affinity,
         load_balancing,
+        reset_when_gone,
     }
 }
 
@@ -96,6 +102,9 @@ pub fn expected_text<'a>(plans: impl IntoIterator<Item = &'a ServicePlan>) -> St
         let mut text = format!("{}/{transport} {} {verdict}", plan.frontend, plan.id);
         if plan.load_balancing == LoadBalancing::Maglev {
             text += " maglev";
+        }
+        if plan.reset_when_gone {
+            text += " reset";
         }
         if let Some(seconds) = plan.affinity_timeout_seconds {
             text += &format!(" affinity={seconds}s");

@@ -37,7 +37,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     transcript.heading("The story is true");
     transcript.say(match args.tc_only {
         true => "Every connection was translated packet by packet at the pod's interface (tc).",
-        false => "Every connection was translated once, in the client's own connect() or sendmsg() (socket).",
+        false => "TCP was translated once, in the client's own connect() (socket); UDP packet by packet (tc).",
     });
     if args.keep {
         let monitor = format!("{} monitor --bpf-root {}", args.agent.display(), agent.bpf_root().display());

@@ -150,6 +150,7 @@ impl World {
             events_until: 0,
             node_v4: AddrV4(octets(NODE_V4).0[0]),
             node_v6: octets(NODE_V6),
+            ..Config::default()
         };
         let mut world = Self { changes: Vec::new(), services: Vec::new(), backends: Vec::new(), config, next_slot: 8 };
         world.changes.push(Change::Config(config));
@@ -283,6 +284,11 @@ impl World {
     /// ClientIP affinity of the last service, in seconds.
     pub fn affinity(self, timeout: u32) -> Self {
         self.with_last(|entry| entry.affinity_timeout = timeout)
+    }
+
+    /// Some endpoint of the last service is on this node.
+    pub fn with_local(self) -> Self {
+        self.with_last(|entry| entry.publication = entry.publication.with_local(true))
     }
 
     /// The last service chooses its slot by the client's hash.

@@ -49,6 +49,11 @@ pub enum Mode {
 impl Mode {
     pub const BOTH: [Self; 2] = [Self::Socket, Self::Tc];
 
+    /// Who translates such sockets: datagrams are the packets' business in every mode.
+    pub fn of(self, kind: Kind) -> Self {
+        if kind == Kind::Tcp { self } else { Self::Tc }
+    }
+
     pub fn socket_lb(self) -> &'static str {
         match self {
             Self::Tc => "off",

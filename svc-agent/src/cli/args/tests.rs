@@ -46,7 +46,8 @@ fn nothing_said_means_the_documented_defaults() {
 #[test]
 fn lists_may_be_repeated_or_separated_by_commas() {
     let config = parse(&["--cluster-cidr=10.244.0.0/16,fd00:10::/56", "--cluster-cidr", "10.1.0.0/16"]).resolve();
-    let cidrs: Vec<_> = config.unwrap().datapath.cluster_ranges.iter().map(ToString::to_string).collect();
+    let ranges = config.unwrap().datapath.cluster_ranges.unwrap();
+    let cidrs: Vec<_> = ranges.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.244.0.0/16", "fd00:10::/56", "10.1.0.0/16"]);
     for content in ["uplinks: eth0, bond*", "uplinks:\n- eth0\n- bond*"] {
         let config = with_file(content, &[]).unwrap();
@@ -68,6 +69,21 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn pods_are_known_by_networks_or_interfaces() {
+    let ranges = |flags: &[&str]| parse(flags).resolve().unwrap().datapath.cluster_ranges;
+    let told = "--cluster-cidr=10.244.0.0/16";
+    let networks: Vec<IpNet> = vec!["10.244.0.0/16".parse().unwrap()];
+    assert_eq!(ranges(&[]), Some(Vec::new()));
+    assert_eq!(ranges(&[told]), Some(networks.clone()));
+    assert_eq!(ranges(&[told, "--detect-local-mode=ClusterCIDR"]), Some(networks));
+    assert_eq!(ranges(&[told, "--detect-local-mode=InterfaceNamePrefix"]), Some(Vec::new()));
+    assert_eq!(ranges(&[told, "--detect-local-mode=BridgeInterface"]), Some(Vec::new()));
+    assert_eq!(ranges(&[told, "--detect-local-mode=NodeCIDR"]), None, "they come with the Node object");
+    let config = with_file("detect-local-mode: NodeCIDR", &[]).unwrap();
+    assert_eq!(config.datapath.cluster_ranges, None);
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused_and_named() {
     let message = |result: Result<RunConfig, ArgsError>| result.unwrap_err().to_string();
     assert!(message(with_file("socket-lbb: all", &[])).contains("socket-lbb"));
@@ -76,6 +92,7 @@ fn what_cannot_be_meant_is_refused_and_named() {
     assert!(message(with_file("healthz-bind-address: here", &[])).contains("here"));
     assert!(message(parse(&["--manifests=/a", "--kubeconfig=/b"]).resolve()).contains("--manifests"));
     assert!(message(parse(&["--uplinks=a-name-too-long-x"]).resolve()).contains("--uplinks"));
+    assert!(message(parse(&["--detect-local-mode=ClusterCIDR"]).resolve()).contains("--cluster-cidr"));
     assert!(message(parse(&["--flow-table-size=0"]).resolve()).contains("--flow-table-size"));
     assert!(message(parse(&["--config=/does/not/exist"]).resolve()).contains("/does/not/exist"));
     assert!(with_file("# nothing said\n", &[]).is_ok());

@@ -96,12 +96,25 @@ pub fn parse_node(interner: &mut Interner, node: &core::Node) -> Result<Parsed<N
             Err(rejection) => rejected.push(rejection),
         }
     }
+    let (mut pod_cidrs, spec) = (Vec::new(), node.spec.as_ref());
+    let listed = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    // The old field repeats the first of the list.
+    let single = spec.and_then(|spec| spec.pod_cidr.as_ref()).filter(|_| listed.is_empty());
+    for text in listed.iter().chain(single).filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(network) => pod_cidrs.push(network),
+            Err(_) => {
+                rejected.push(Rejection::new(RejectReason::Address, format!("podCIDR {text:?} is not a network")));
+            }
+        }
+    }
     let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     Ok(Parsed {
         object: Node {
             name: interner.string(name),
             zone: zone.map(|zone| interner.string(zone)),
             addresses,
+            pod_cidrs,
             leaving: node.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == LEAVING_TAINT),
         },
         rejected,

@@ -14,6 +14,7 @@ use crate::source::intern::Interner;
 
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const LOAD_BALANCING: &str = "load-balancing";
+const RESET: &str = "reset-on-endpoint-removal";
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
@@ -37,6 +38,7 @@ pub fn parse_service(interner: &mut Interner, service: &core::Service) -> Result
     let local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let affinity_timeout_seconds = parse_affinity(spec, &mut rejected);
     let load_balancing = parse_load_balancing(service, &mut rejected);
+    let reset_when_gone = parse_reset(service, &mut rejected);
     Ok(Parsed {
         object: Service {
             name,
@@ -45,6 +47,7 @@ pub fn parse_service(interner: &mut Interner, service: &core::Service) -> Result
             internal_traffic_policy: if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
             affinity_timeout_seconds,
             load_balancing,
+            reset_when_gone,
         },
         rejected,
     })
@@ -123,6 +126,17 @@ fn parse_load_balancing(service: &core::Service, rejected: &mut Vec<Rejection>) 
         other => {
             rejected.push(bad_annotation(LOAD_BALANCING, other, "random or maglev"));
             None
+        }
+    }
+}
+
+fn parse_reset(service: &core::Service, rejected: &mut Vec<Rejection>) -> bool {
+    match annotation(&service.metadata, RESET) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            rejected.push(bad_annotation(RESET, other, "true or false"));
+            false
         }
     }
 }

@@ -49,6 +49,7 @@ fn service_with_defaults_left_out() {
                 internal_traffic_policy: TrafficPolicy::Cluster,
                 affinity_timeout_seconds: Some(10_800),
                 load_balancing: None,
+                reset_when_gone: false,
             },
             rejected: vec![],
         }
@@ -218,22 +219,28 @@ fn faulty_endpoints_are_left_out_one_by_one() {
 fn node_facts() {
     let node: core::Node = serde_json::from_value(json!({
         "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "zone-a"}},
-        "spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]},
+        "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd44:1::/64", "10.244.1.0/33"],
+                 "taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.1"}, {"type": "Hostname", "address": "n1"},
                                  {"type": "InternalIP", "address": "fd50::1"}, {"type": "InternalIP", "address": "?"}]},
     }))
     .unwrap();
     let parsed = parse_node(&mut Interner::default(), &node).unwrap();
-    assert_eq!(labels(&parsed.rejected), ["address"]);
+    assert_eq!(labels(&parsed.rejected), ["address", "address"]);
     assert_eq!(
         parsed.object,
         Node {
             name: "n1".into(),
             zone: Some("zone-a".into()),
             addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd44:1::/64".parse().unwrap()],
             leaving: true,
         }
     );
+    let old: core::Node =
+        serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24"}})).unwrap();
+    let parsed = parse_node(&mut Interner::default(), &old).unwrap();
+    assert_eq!(parsed.object.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
 }
 
 #[test]
@@ -253,6 +260,18 @@ fn annotations_of_this_project() {
         parsed.rejected[0].to_string(),
         "annotation svc-ebpf.io/load-balancing is \"Fastest\", not random or maglev; it is ignored"
     );
+
+    let resets = |text: &str| {
+        service(json!({
+            "metadata": {"name": "web", "annotations": {"svc-ebpf.io/reset-on-endpoint-removal": text}},
+            "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]},
+        }))
+        .unwrap()
+    };
+    assert!(resets("true").object.reset_when_gone);
+    assert!(!resets("false").object.reset_when_gone);
+    let parsed = resets("yes");
+    assert_eq!((parsed.object.reset_when_gone, labels(&parsed.rejected)), (false, vec!["annotation"]));
 
     let weighted = |text: &str| {
         let mut value = slice_of(json!([{"addresses": ["10.244.0.1"]}]));

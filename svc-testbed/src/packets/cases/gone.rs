@@ -121,7 +121,7 @@ fn node() -> Case {
         .is_redirected_as(tcp(node, POD_1).syn(100))
         .changes(
             "+ flow egress tcp 10.0.0.1:40000 > 10.110.110.219:80 => 10.0.0.1:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend reroute addresses reset_when_gone, peer ingress []
-             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 => 10.110.110.219:80 > 10.0.0.1:40000, backend 1, service 1, addresses, peer egress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 => 10.110.110.219:80 > 10.0.0.1:40000, backend 1, service 1, reroute addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .meanwhile(gone)

@@ -23,12 +23,12 @@ fn there_and_back() -> Case {
         .is_redirected_as(tcp(NODE, POD_1).syn(100))
         .changes(
             "+ flow egress tcp 10.0.0.1:40000 > 10.110.110.219:80 => 10.0.0.1:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend reroute addresses, peer ingress []
-             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 => 10.110.110.219:80 > 10.0.0.1:40000, backend 1, service 1, addresses, peer egress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 => 10.110.110.219:80 > 10.0.0.1:40000, backend 1, service 1, reroute addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .at(PodEgress, tcp(NODE, POD_1).syn(100))
         .at(PodIngress, tcp(POD_1, NODE).syn_ack(500, 101))
-        .becomes(tcp(NGINX, NODE).syn_ack(500, 101))
+        .is_redirected_as(tcp(NGINX, NODE).syn_ack(500, 101))
         .changes(
             "~ flow egress tcp 10.0.0.1:40000 > 10.110.110.219:80 [replied]
              ~ flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 [replied]
