@@ -29,6 +29,8 @@ use crate::{Helper, Shape};
 
 /// Between two audits beside the traffic.
 const AUDIT_EVERY: Duration = Duration::from_secs(20);
+/// In the report of a failure.
+const SHOWN_FLOWS: usize = 40;
 /// Streams of random numbers beside those of the clients.
 const CHANGES: u64 = 0;
 
@@ -72,6 +74,7 @@ pub fn soak(helper: Helper, args: &SoakArgs) -> Result<String> {
         let changes: String = timeline.last_changes().iter().map(|line| format!("  {line}\n")).collect();
         let shown = |what: &str| scene.agent.query(&["get", what, "-o", "wide"]).unwrap_or_default();
         let (flows, drops) = (shown("flows"), shown("drops"));
+        let flows = flows.lines().take(SHOWN_FLOWS).collect::<Vec<_>>().join("\n");
         anyhow!("seed {seed}: {error:#}\nthe last changes, in seconds since the start:\n{changes}{drops}{flows}")
     })
 }

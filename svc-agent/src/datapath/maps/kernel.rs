@@ -73,11 +73,11 @@ impl Maps for KernelMaps {
     }
 
     fn read_config(&self) -> Result<Config, MapsError> {
-        element(&self.config, map::CONFIG, 0).map(bytemuck::cast::<[u64; size_of::<Config>() / 8], _>)
+        element(&self.config, map::CONFIG, 0).map(bytemuck::cast::<[u64; config_word::COUNT], _>)
     }
 
     fn read_service(&self, index: u32) -> Result<ServiceEntry, MapsError> {
-        element(&self.services, map::SERVICES, index).map(bytemuck::cast::<[u64; size_of::<ServiceEntry>() / 8], _>)
+        element(&self.services, map::SERVICES, index).map(bytemuck::cast::<[u64; 8], _>)
     }
 
     fn read_slot(&self, index: u32) -> Result<BackendRef, MapsError> {
@@ -85,7 +85,7 @@ impl Maps for KernelMaps {
     }
 
     fn read_backend(&self, index: u32) -> Result<BackendEntry, MapsError> {
-        element(&self.backends, map::BACKENDS, index).map(bytemuck::cast::<[u64; size_of::<BackendEntry>() / 8], _>)
+        element(&self.backends, map::BACKENDS, index).map(bytemuck::cast::<[u64; 4], _>)
     }
 
     fn read_services(&self, visit: &mut dyn FnMut(u32, &ServiceEntry)) -> Result<(), MapsError> {
