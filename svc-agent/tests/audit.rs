@@ -12,7 +12,7 @@ use svc_agent::publish::{ConfigField, GRACE, Maps};
 use svc_common::{
     ABI_VERSION, AddrV4, AffinityKey, AffinityValue, BackendEntry, BackendRef, FlowKeyV4, FlowV4, Port, Protocol,
     Publication, ServiceEntry, ServiceName, SocketKey, SocketValue, Verdict, backend_flag, flow_op, flow_stage,
-    flow_state, socket_direction,
+    flow_state, socket_fact,
 };
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward affinity=30s 10.0.0.1:8080 10.0.0.2:8080+local \
@@ -350,15 +350,17 @@ fn affinities_and_sockets() {
     judge(&["affinity: "], &affinity(web.affinity_id, dns));
     judge(&["affinity: "], &affinity(1000, backend).into_first());
     judge(&["affinity: "], &affinity(web.affinity_id, BackendRef::new(backend.index(), backend.generation() + 2)));
-    let socket = |cookie, backend, address| {
-        let key = SocketKey { cookie, direction: socket_direction::TO_BACKEND, ..SocketKey::default() };
-        let value = SocketValue { backend, address, port: target.port, ..SocketValue::default() };
-        look(maps, &Entries { sockets: vec![(key, value)], ..Entries::default() })
+    let translated =
+        SocketValue { backend_port: Port::from_host(8080), frontend_port: Port::from_host(80), ..Default::default() };
+    let socket = |cookie, fact, value| {
+        look(maps, &Entries { sockets: vec![(SocketKey { cookie, fact, zero: 0 }, value)], ..Entries::default() })
     };
-    judge(&[], &socket(7, backend, target.address));
-    judge(&["socket: socket 0x7"], &socket(7, backend, address_of("10.0.0.99".parse().unwrap())));
-    judge(&["socket: socket 0x0"], &socket(0, backend, target.address));
-    judge(&["socket: socket 0x7"], &socket(7, BackendRef::new(backend.index(), 2), target.address));
+    judge(&[], &socket(7, socket_fact::TRANSLATED, translated));
+    judge(&[], &socket(7, socket_fact::BOUND, SocketValue::default()));
+    judge(&["socket: socket 0x0"], &socket(0, socket_fact::TRANSLATED, translated));
+    judge(&["socket: socket 0x7"], &socket(7, socket_fact::TRANSLATED, SocketValue::default()));
+    judge(&["socket: socket 0x7"], &socket(7, socket_fact::BOUND, translated));
+    judge(&["socket: socket 0x7"], &socket(7, 9, SocketValue::default()));
 }
 
 trait First {

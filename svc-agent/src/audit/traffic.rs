@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use svc_common::{
     AffinityKey, AffinityValue, BackendRef, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Port, SocketKey,
-    SocketValue, flow_op, flow_stage, flow_state, map, socket_direction,
+    SocketValue, flow_op, flow_stage, flow_state, map, socket_fact,
 };
 use svc_datapath::Address;
 
@@ -40,7 +40,7 @@ pub(super) fn check(published: &Published, entries: &Entries, report: &mut Repor
     check_flows(published, &entries.flows_v4, capacity_v4, map::FLOWS_V4, report);
     check_flows(published, &entries.flows_v6, capacity_v6, map::FLOWS_V6, report);
     check_affinity(published, &entries.affinity, report);
-    check_sockets(published, &entries.sockets, report);
+    check_sockets(&entries.sockets, report);
     let of_nobody = entries.counters.iter().filter(|index| !published.services.contains_key(index));
     report.counts.counters_of_nobody = of_nobody.count() as u32;
 }
@@ -149,32 +149,22 @@ fn check_affinity(published: &Published, entries: &[(AffinityKey, AffinityValue)
     }
 }
 
-fn check_sockets(published: &Published, entries: &[(SocketKey, SocketValue)], report: &mut Report) {
+/// An entry does not say to which service it belongs, and outlives the backend it names.
+fn check_sockets(entries: &[(SocketKey, SocketValue)], report: &mut Report) {
     report.counts.sockets = entries.len() as u32;
     for (key, value) in entries {
-        let name = || format!("socket {:#x} ({})", key.cookie, transport_of(key.protocol));
+        let name = || format!("socket {:#x}", key.cookie);
         if key.cookie == 0 {
             report.note("socket", name(), "has no cookie");
         }
-        if value.backend == BackendRef::NONE {
-            continue;
-        }
-        if let Some(wrong) = published.impossible(value.backend) {
-            report.note("socket", name(), wrong);
-        }
-        let target = match key.direction {
-            socket_direction::TO_BACKEND => (value.address, value.port),
-            socket_direction::TO_FRONTEND => (key.address, key.port),
-            _ => continue,
+        let wrong = match key.fact {
+            socket_fact::TRANSLATED if value.backend_port == Port(0) || value.frontend_port == Port(0) => {
+                "was translated from or to no port"
+            }
+            socket_fact::BOUND if *value != SocketValue::default() => "is bound, and has addresses",
+            socket_fact::TRANSLATED | socket_fact::BOUND => continue,
+            _ => "has a fact that does not exist",
         };
-        if let Some(backend) = published.live(value.backend)
-            && target != (backend.address, backend.port)
-        {
-            report.note(
-                "socket",
-                name(),
-                format!("has another address than its backend of {}", published.name(backend.service)),
-            );
-        }
+        report.note("socket", name(), wrong);
     }
 }
