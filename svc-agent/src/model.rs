@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use clap::ValueEnum;
 use ipnet::IpNet;
+use serde::Deserialize;
 
 /// `namespace/name` of an object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -57,6 +59,40 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// How a new connection gets its endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadBalancing {
+    /// Any of them, by their weights.
+    #[default]
+    Random,
+    /// By a hash of the client: the same one on every node, and with few exceptions after endpoints came and went.
+    Maglev,
+}
+
+/// How many times more new connections an endpoint gets than one of weight 1.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Weight(u16);
+
+impl Weight {
+    pub const MAX: u16 = 1000;
+
+    /// `None` unless the weight is in 1–1000.
+    pub fn new(weight: u16) -> Option<Self> {
+        (1..=Self::MAX).contains(&weight).then_some(Self(weight))
+    }
+
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
 /// A Service that this agent implements (headless, ExternalName and foreign ones never get here).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
@@ -68,6 +104,10 @@ pub struct Service {
     pub internal_traffic_policy: TrafficPolicy,
     /// sessionAffinity ClientIP: timeoutSeconds.
     pub affinity_timeout_seconds: Option<u32>,
+    /// Annotation svc-ebpf.io/load-balancing; `None`: as the agent was told.
+    pub load_balancing: Option<LoadBalancing>,
+    /// Annotation svc-ebpf.io/reset-on-endpoint-removal: established TCP connections to an endpoint that is gone are reset.
+    pub reset_when_gone: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,6 +147,8 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     /// Annotation endpoints.kubernetes.io/last-change-trigger-time.
     pub last_change_trigger: Option<SystemTime>,
+    /// Of each of the endpoints: annotation svc-ebpf.io/weight.
+    pub weight: Weight,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

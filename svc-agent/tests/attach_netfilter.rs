@@ -17,7 +17,8 @@ fn nft(rules: &str) {
 fn chains_on_forward_are_found_and_others_are_not() {
     // A namespace of this thread's own, gone with it.
     let found = std::thread::spawn(|| {
-        rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
+        // SAFETY: a new network namespace leaves files and memory as they are.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
         let before = forward_chains().unwrap();
         nft("table inet guard {
                  chain forward { type filter hook forward priority 0; policy drop; ip daddr 10.0.0.1 accept; ip daddr 10.0.0.2 accept; }

@@ -350,17 +350,18 @@ fn affinities_and_sockets() {
     judge(&["affinity: "], &affinity(web.affinity_id, dns));
     judge(&["affinity: "], &affinity(1000, backend).into_first());
     judge(&["affinity: "], &affinity(web.affinity_id, BackendRef::new(backend.index(), backend.generation() + 2)));
-    let translated =
-        SocketValue { backend_port: Port::from_host(8080), frontend_port: Port::from_host(80), ..Default::default() };
     let socket = |cookie, fact, value| {
-        look(maps, &Entries { sockets: vec![(SocketKey { cookie, fact, zero: 0 }, value)], ..Entries::default() })
+        let key = SocketKey { cookie, fact, zero: 0 };
+        look(maps, &Entries { sockets: vec![(key, value)], ..Entries::default() })
     };
+    let translated =
+        SocketValue { backend: target.address, frontend: web.address, backend_port: target.port, ..Default::default() };
     judge(&[], &socket(7, socket_fact::TRANSLATED, translated));
     judge(&[], &socket(7, socket_fact::BOUND, SocketValue::default()));
-    judge(&["socket: socket 0x0"], &socket(0, socket_fact::TRANSLATED, translated));
     judge(&["socket: socket 0x7"], &socket(7, socket_fact::TRANSLATED, SocketValue::default()));
     judge(&["socket: socket 0x7"], &socket(7, socket_fact::BOUND, translated));
-    judge(&["socket: socket 0x7"], &socket(7, 9, SocketValue::default()));
+    judge(&["socket: socket 0x7"], &socket(7, 9, translated));
+    judge(&["socket: socket 0x0"], &socket(0, socket_fact::TRANSLATED, translated));
 }
 
 trait First {

@@ -63,6 +63,7 @@ fn services_for_programs() {
             "packets_to_client": 0,
             "bytes_to_client": 0,
             "rejected": 0,
+            "load_balancing": "random",
             "affinity_timeout_seconds": 10_800,
             "index": 7,
         }])

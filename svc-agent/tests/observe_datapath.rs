@@ -15,7 +15,7 @@ use observe_support::kernel::BpfRoot;
 use svc_agent::cli::monitor::{MonitorFormat, Printer};
 use svc_agent::datapath::events::EventListener;
 use svc_agent::datapath::maps::{Access, KernelMaps};
-use svc_agent::model::{IpFamily, ObjectName, Transport};
+use svc_agent::model::{IpFamily, LoadBalancing, ObjectName, Transport, Weight};
 use svc_agent::observe::PinnedMaps;
 use svc_agent::observe::drops::drop_rows;
 use svc_agent::observe::events::EventFilter;
@@ -90,7 +90,7 @@ impl Datapath {
     fn publish(&self) {
         let maps = KernelMaps::open_pinned(&self.root.maps(), Access::ReadWrite).unwrap();
         let mut publisher = Publisher::new(maps);
-        let backend = PlannedBackend { address: BACKEND.parse().unwrap(), local: true };
+        let backend = PlannedBackend { address: BACKEND.parse().unwrap(), local: true, weight: Weight::default() };
         for (name, frontend, decision) in
             [("web", WEB, Decision::Forward(vec![backend])), ("empty", EMPTY, Decision::Reject)]
         {
@@ -106,6 +106,8 @@ impl Datapath {
                 decision,
                 draining: Vec::new(),
                 affinity_timeout_seconds: None,
+                load_balancing: LoadBalancing::Random,
+                reset_when_gone: false,
             };
             publisher.publish_service(Instant::now(), &service, &[plan]).unwrap();
         }

@@ -13,7 +13,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use svc_agent::model::{Endpoint, EndpointSlice, Hints, IpFamily, Node, Service, TrafficPolicy, Transport};
+use svc_agent::model::{Endpoint, EndpointSlice, Hints, IpFamily, Node, Service, TrafficPolicy, Transport, Weight};
 use svc_agent::plan::{Decision, PlannedBackend, ServicePlan, plan_service};
 
 const PORTS: [(&str, Transport); 4] =
@@ -57,6 +57,7 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
                 .collect(),
             endpoints,
             last_change_trigger: None,
+            weight: Weight::default(),
         })
     })
 }
@@ -71,6 +72,8 @@ fn any_service() -> impl Strategy<Value = Service> {
         ports: ports.into_iter().map(|port| service_port(PORTS[port].0, PORTS[port].1, 80 + port as u16)).collect(),
         internal_traffic_policy: policy,
         affinity_timeout_seconds: affinity,
+        load_balancing: None,
+        reset_when_gone: false,
     })
 }
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use model::{EndpointExt, Is, endpoint, endpoint_port, name, node, service, service_port, slice};
 use svc_agent::index::Index;
-use svc_agent::model::{Endpoint, EndpointSlice, IpFamily, Service, TrafficPolicy, Transport};
+use svc_agent::model::{Endpoint, EndpointSlice, IpFamily, LoadBalancing, Service, TrafficPolicy, Transport, Weight};
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan, plan_affected, plan_service};
 use svc_agent::source::{Kind, SourceEvent};
 
 fn backends<const N: usize>(backends: [(&str, bool); N]) -> Vec<PlannedBackend> {
-    backends.map(|(address, local)| PlannedBackend { address: address.parse().unwrap(), local }).into()
+    backends
+        .map(|(address, local)| PlannedBackend { address: address.parse().unwrap(), local, weight: Weight::default() })
+        .into()
 }
 
 fn forward<const N: usize>(expected: [&str; N]) -> Decision {
@@ -41,6 +43,8 @@ fn one_plan_per_port_and_cluster_ip() {
     let service = Service {
         ports: vec![service_port("dns", Transport::Udp, 53), service_port("dns-tcp", Transport::Tcp, 53)],
         affinity_timeout_seconds: Some(60),
+        load_balancing: None,
+        reset_when_gone: false,
         ..service("dns", &["10.96.0.10", "fd96::10"])
     };
     let ports = vec![endpoint_port("dns", Transport::Udp, 5353), endpoint_port("dns-tcp", Transport::Tcp, 5354)];
@@ -53,6 +57,8 @@ fn one_plan_per_port_and_cluster_ip() {
         decision: Decision::Forward(backends([(backend, local)])),
         draining: vec![],
         affinity_timeout_seconds: Some(60),
+        load_balancing: LoadBalancing::Random,
+        reset_when_gone: false,
     };
     assert_eq!(
         plan(&service, &[v4, v6]),
@@ -78,6 +84,23 @@ fn slices_merge_by_port_name_and_protocol() {
     let slices = [slice("web-1", "web", &[endpoint("10.0.0.1", Is::Ready)]), other_number, other_name];
     let plans = plan(&service("web", &["10.96.0.1"]), &slices);
     assert_eq!(plans[0].decision, forward(["10.0.0.1:8080", "10.0.0.1:9090", "10.0.0.2:9090"]));
+}
+
+#[test]
+fn sctp_keeps_endpoints_with_the_port_of_the_service() {
+    let of = |transport| Service { ports: vec![service_port("s", transport, 3868)], ..service("s", &["10.96.0.1"]) };
+    let slice = |transport, port, address: &str| EndpointSlice {
+        ports: vec![endpoint_port("s", transport, port)],
+        ..slice(&format!("s-{address}"), "s", &[endpoint(address, Is::Ready)])
+    };
+    let mixed = |transport| [slice(transport, 3868, "10.0.0.1"), slice(transport, 13868, "10.0.0.2")];
+    let sctp = plan(&of(Transport::Sctp), &mixed(Transport::Sctp)).remove(0);
+    assert_eq!((&sctp.decision, sctp.is_untranslatable()), (&forward(["10.0.0.1:3868"]), false));
+    let others = plan(&of(Transport::Sctp), &mixed(Transport::Sctp)[1..]).remove(0);
+    assert_eq!((&others.decision, others.is_untranslatable()), (&forward(["10.0.0.2:13868"]), true));
+    assert!(!plan(&of(Transport::Sctp), &[])[0].is_untranslatable(), "nothing to complain of");
+    let tcp = plan(&of(Transport::Tcp), &mixed(Transport::Tcp)).remove(0);
+    assert_eq!((&tcp.decision, tcp.is_untranslatable()), (&forward(["10.0.0.1:3868", "10.0.0.2:13868"]), false));
 }
 
 #[test]

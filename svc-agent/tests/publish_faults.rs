@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use publish_support::{Random, Selection, expected_text, object_name, select};
-use svc_agent::model::{IpFamily, ObjectName, Transport};
+use svc_agent::model::{IpFamily, LoadBalancing, ObjectName, Transport, Weight};
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::faulty::{Fault, FaultyMaps};
 use svc_agent::publish::maps::ip_of;
@@ -71,7 +71,11 @@ fn random_plan(object: usize, port: u32, family: IpFamily, random: &mut Random) 
     };
     let (mut slots, mut draining) = (Vec::new(), Vec::new());
     for number in 0..8 {
-        let planned = PlannedBackend { address: backend(number).parse().unwrap(), local: random.below(3) == 0 };
+        let planned = PlannedBackend {
+            address: backend(number).parse().unwrap(),
+            local: random.below(3) == 0,
+            weight: Weight::new(1 + random.below(3) as u16).unwrap(),
+        };
         match random.below(5) {
             0 | 1 => slots.push(planned),
             2 => draining.push(planned),
@@ -95,6 +99,8 @@ fn random_plan(object: usize, port: u32, family: IpFamily, random: &mut Random) 
         decision,
         draining,
         affinity_timeout_seconds: (random.below(3) == 0).then(|| random.below(100) + 1),
+        load_balancing: LoadBalancing::Random,
+        reset_when_gone: false,
     }
 }
 

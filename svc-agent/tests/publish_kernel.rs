@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use publish_support::kernel::PinnedMaps;
 use publish_support::{CAPACITIES, expected_text, plan, plans};
 use svc_agent::datapath::maps::{Access, KernelMaps, OpenError};
+use svc_agent::model::Weight;
 use svc_agent::plan::{Decision, PlannedBackend, ServicePlan};
 use svc_agent::publish::{Capacities, ConfigField, GRACE, Maps, MapsError, MapsSnapshot, PublishError, Publisher};
 use svc_common::{
@@ -157,6 +158,8 @@ fn cluster_plan(number: u32) -> ServicePlan {
     let (high, low) = (number / 250, number % 250 + 1);
     let mut plan = plan(&format!("namespace-{high}/service-{number}:http 10.{}.{high}.{low}:80/tcp reject", 96));
     let address = |n: u32| format!("10.{n}.{high}.{low}:8080").parse().unwrap();
-    plan.decision = Decision::Forward((1..=5).map(|n| PlannedBackend { address: address(n), local: n == 1 }).collect());
+    plan.decision = Decision::Forward(
+        (1..=5).map(|n| PlannedBackend { address: address(n), local: n == 1, weight: Weight::default() }).collect(),
+    );
     plan
 }

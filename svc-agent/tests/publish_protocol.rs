@@ -10,7 +10,7 @@ use publish_support::{CAPACITIES, expected_text, plan, plans};
 use svc_agent::plan::ServicePlan;
 use svc_agent::publish::memory::Write;
 use svc_agent::publish::{Capacities, GRACE, Maps, MapsSnapshot, PublishError};
-use svc_common::{BackendRef, Publication, Verdict, address_class, address_marker, backend_flag};
+use svc_common::{BackendRef, Publication, Verdict, address_class, address_marker, backend_flag, service_flag};
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward 10.0.0.1:8080 10.0.0.2:8080+local";
 
@@ -121,6 +121,17 @@ fn facts_of_a_service_and_of_a_backend_change_in_place() {
         .publish(&["default/web:http 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080+local 10.0.0.2:8080+local"]);
     let flags = backend_flag::LOCAL | backend_flag::ELIGIBLE;
     assert_eq!(log, [Write::AffinityTimeout(0, 10), Write::BackendFlags(0, flags)]);
+}
+
+#[test]
+fn the_wish_for_resets_comes_and_goes_without_touching_the_endpoints() {
+    let mut node = Node::new(CAPACITIES);
+    node.publish(&[WEB]);
+    let asking = "default/web:http 10.96.0.1:80/tcp forward reset 10.0.0.1:8080 10.0.0.2:8080+local";
+    assert_eq!(node.publish(&[asking]), [Write::ServiceFlags(0, service_flag::RESET_WHEN_GONE)]);
+    node.restart();
+    assert_eq!(node.publish(&[asking]), []);
+    assert_eq!(node.publish(&[WEB]), [Write::ServiceFlags(0, 0)]);
 }
 
 #[test]

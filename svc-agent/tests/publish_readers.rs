@@ -13,7 +13,7 @@ use aya::maps::{HashMap, Map, MapData};
 use publish_support::kernel::PinnedMaps;
 use publish_support::{Random, Selection, object_name, select};
 use svc_agent::datapath::maps::Access;
-use svc_agent::model::{IpFamily, Transport};
+use svc_agent::model::{IpFamily, LoadBalancing, Transport, Weight};
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::memory::MemoryMaps;
 use svc_agent::publish::{Capacities, Frontend, GRACE, Maps, Publisher};
@@ -44,7 +44,7 @@ fn frontend(service: usize) -> SocketAddr {
 fn backend(service: usize, number: u32) -> PlannedBackend {
     let address =
         SocketAddr::from(([10, service as u8, (number >> 8) as u8, number as u8], (number % 60_000) as u16 + 1));
-    PlannedBackend { address, local: number.is_multiple_of(2) }
+    PlannedBackend { address, local: number.is_multiple_of(2), weight: Weight::default() }
 }
 
 fn number_of(service: usize, address: SocketAddr) -> u32 {
@@ -70,6 +70,8 @@ fn plan(service: usize, first: u32, count: u32, decision: Option<Decision>) -> S
         decision: decision.unwrap_or(Decision::Forward(backends)),
         draining: Vec::new(),
         affinity_timeout_seconds: None,
+        load_balancing: LoadBalancing::Random,
+        reset_when_gone: false,
     }
 }
 

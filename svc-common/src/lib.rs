@@ -34,6 +34,26 @@ pub use socket::{SocketKey, SocketValue, socket_fact};
 /// Names the directory of pins below the bpffs root; maps of another version are never adopted.
 pub const ABI_VERSION: u32 = 2;
 
+/// Entries of maps unless the agent asks for others.
+pub mod capacity {
+    /// 44,000 Services in two families, one port each, and half as many again. Arrays take all their memory at once: with
+    /// those of slots and backends 56 MiB.
+    pub const SERVICES: u32 = 131_072;
+    /// Each address has an entry beside those of its ports.
+    pub const FRONTENDS: u32 = 2 * SERVICES;
+    /// 250,000 endpoints in two families, and as many again that wait for reuse or belong to second ports.
+    pub const BACKENDS: u32 = 1_048_576;
+    /// One for each backend, room for new lists beside the old ones, weights and a few hundred Maglev tables.
+    pub const SLOTS: u32 = 2 * BACKENDS;
+    /// Of each family, two for each connection. The agent asks for a size that suits the node's memory.
+    pub const FLOWS: u32 = 262_144;
+    pub const AFFINITY: u32 = 65_536;
+    pub const SOCKETS: u32 = 65_536;
+    pub const FRAGMENTS: u32 = 16_384;
+    /// Of two KiB each.
+    pub const HELD_FRAGMENTS: u32 = 1_024;
+}
+
 /// Map names, as in the object file, in the pin directory and in `bpftool map`.
 pub mod map {
     pub const CONFIG: &str = "CONFIG";

@@ -113,8 +113,8 @@ abi!(ServiceEntry, 64);
 
 /// Bits of [`ServiceEntry::flags`].
 pub mod service_flag {
-    /// Clients outside the cluster ranges are masqueraded as the node.
-    pub const MASQUERADE_OUTSIDE: u32 = 1 << 0;
+    /// The slot is chosen by a hash of the client instead of a random number: the slots are a Maglev table.
+    pub const HASH: u32 = 1 << 0;
     /// Established TCP connections to an endpoint that is gone are reset.
     pub const RESET_WHEN_GONE: u32 = 1 << 1;
 }

@@ -1,8 +1,9 @@
-//! Choosing a backend for a new flow: affinity first, then a random slot. The same for packets and sockets.
+//! Choosing a backend for a new flow: affinity first, then a slot, at random or by the client's hash. The same for
+//! packets and sockets.
 
 use svc_common::{
-    AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Flow, FlowKey, FrontendKey, Protocol,
-    ServiceEntry, Verdict, backend_flag, flow_op, service_flag,
+    AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, DropReason, Flow, FlowKey, FrontendKey, Port,
+    Protocol, ServiceEntry, Verdict, backend_flag, flow_op, service_flag,
 };
 
 use crate::address::Address;
@@ -77,9 +78,10 @@ pub fn select<A: Address, T: Tables + FamilyTables<A>>(
         return lead(flow, remembered.backend, &entry);
     }
     let mut publication = service.publication;
+    let mut number = first_number(tables, key, &service);
     for _ in 0..ATTEMPTS {
-        // Scales a 32-bit random number to the slot count without a division.
-        let offset = (tables.random() as u64 * publication.slot_count() as u64) >> 32;
+        // Scales a 32-bit number to the slot count without a division.
+        let offset = (number as u64 * publication.slot_count() as u64) >> 32;
         if let Some(backend) = tables.slot(publication.first_slot().wrapping_add(offset as u32))
             && let Some(entry) = live_backend(tables, backend)
             && entry.service == index
@@ -90,11 +92,43 @@ pub fn select<A: Address, T: Tables + FamilyTables<A>>(
             return lead(flow, backend, &entry);
         }
         match tables.service(index) {
+            // The same list again: its hashed slot would be the same, too.
+            Some(again) if again.publication == publication => number = tables.random(),
             Some(again) if again.publication.verdict() == Verdict::FORWARD => publication = again.publication,
             _ => break,
         }
     }
     Selected::Drop(DropReason::BackendChanged)
+}
+
+/// What the slot of a new flow is chosen by. A socket that is about to connect has no source port yet (zero): unless the
+/// client's address decides alone, a random number is what its hash would be.
+#[inline(always)]
+fn first_number<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, service: &ServiceEntry) -> u32 {
+    let affinity = service.affinity_timeout != 0;
+    if service.flags & service_flag::HASH == 0 || (!affinity && key.source_port == Port(0)) {
+        return tables.random();
+    }
+    let port = if affinity { Port(0) } else { key.source_port };
+    hash_client(key.source.wide(), port, key.protocol)
+}
+
+/// The same on every node and after every restart: a client keeps its backend wherever its packets enter.
+#[inline(always)]
+fn hash_client(address: AddrV6, port: Port, protocol: Protocol) -> u32 {
+    let [a, b, c, d] = address.0;
+    let first = (a as u64) << 32 | b as u64;
+    let second = (c as u64) << 32 | d as u64;
+    let third = (port.0 as u64) << 8 | protocol.0 as u64;
+    (mix(mix(mix(first) ^ second) ^ third) >> 32) as u32
+}
+
+/// The finalizer of SplitMix64: every bit of the input changes half of the bits of the result.
+#[inline(always)]
+const fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }
 
 /// The backend a reference names, unless it ended.

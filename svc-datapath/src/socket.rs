@@ -119,7 +119,8 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
     let begin = FlowKey {
         source: tables.node_address(),
         destination: frontend.address,
-        source_port: socket.local_port,
+        // Not known before the kernel has routed the connection; a hashed service is told so (see `select`).
+        source_port: Port(0),
         destination_port: frontend.port,
         protocol: socket.protocol,
         stage: flow_stage::INGRESS,

@@ -7,49 +7,47 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6,
-    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, tail_call,
+    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, capacity, tail_call,
 };
 use svc_datapath::Scratch;
-
-const SERVICES_MAX: u32 = 65_536;
-/// Each address has an entry beside those of its ports.
-const FRONTENDS_MAX: u32 = 2 * SERVICES_MAX;
-const FLOWS_MAX: u32 = 262_144;
 
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static ADDRESS_FILTER: Array<u64> = Array::with_max_entries(ADDRESS_FILTER_WORDS, BPF_F_MMAPABLE);
 #[map]
-pub static FRONTENDS_V4: HashMap<FrontendKeyV4, u32> = HashMap::with_max_entries(FRONTENDS_MAX, BPF_F_NO_PREALLOC);
+pub static FRONTENDS_V4: HashMap<FrontendKeyV4, u32> =
+    HashMap::with_max_entries(capacity::FRONTENDS, BPF_F_NO_PREALLOC);
 #[map]
-pub static FRONTENDS_V6: HashMap<FrontendKeyV6, u32> = HashMap::with_max_entries(FRONTENDS_MAX, BPF_F_NO_PREALLOC);
+pub static FRONTENDS_V6: HashMap<FrontendKeyV6, u32> =
+    HashMap::with_max_entries(capacity::FRONTENDS, BPF_F_NO_PREALLOC);
 #[map]
-pub static SERVICES: Array<ServiceEntry> = Array::with_max_entries(SERVICES_MAX, BPF_F_MMAPABLE);
+pub static SERVICES: Array<ServiceEntry> = Array::with_max_entries(capacity::SERVICES, BPF_F_MMAPABLE);
 #[map]
-pub static SERVICE_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entries(SERVICES_MAX, BPF_F_NO_PREALLOC);
+pub static SERVICE_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entries(capacity::SERVICES, BPF_F_NO_PREALLOC);
 #[map]
-pub static SLOTS: Array<BackendRef> = Array::with_max_entries(1_048_576, BPF_F_MMAPABLE);
+pub static SLOTS: Array<BackendRef> = Array::with_max_entries(capacity::SLOTS, BPF_F_MMAPABLE);
 #[map]
-pub static BACKENDS: Array<BackendEntry> = Array::with_max_entries(524_288, BPF_F_MMAPABLE);
+pub static BACKENDS: Array<BackendEntry> = Array::with_max_entries(capacity::BACKENDS, BPF_F_MMAPABLE);
 #[map]
-pub static FLOWS_V4: LruHashMap<FlowKeyV4, FlowEntryV4> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
+pub static FLOWS_V4: LruHashMap<FlowKeyV4, FlowEntryV4> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
 #[map]
-pub static FLOWS_V6: LruHashMap<FlowKeyV6, FlowEntryV6> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
+pub static FLOWS_V6: LruHashMap<FlowKeyV6, FlowEntryV6> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
 #[map]
-pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(65_536, 0);
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(capacity::AFFINITY, 0);
 #[map]
-pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(16_384, 0);
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
 #[map]
-pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> = LruHashMap::with_max_entries(1024, 0);
+pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
+    LruHashMap::with_max_entries(capacity::HELD_FRAGMENTS, 0);
 /// Where a fragment is put together before it is held: it has no room on the stack.
 #[map]
 pub static FRAGMENT_SCRATCH: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::with_max_entries(65_536, 0);
+pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::with_max_entries(capacity::SOCKETS, 0);
 #[map]
 pub static SERVICE_COUNTERS: PerCpuHashMap<u32, ServiceCounters> =
-    PerCpuHashMap::with_max_entries(SERVICES_MAX, BPF_F_NO_PREALLOC);
+    PerCpuHashMap::with_max_entries(capacity::SERVICES, BPF_F_NO_PREALLOC);
 /// Counters of the services with the lowest indexes; SERVICE_COUNTERS has the others. The agent sets the size.
 #[map]
 pub static SERVICE_COUNTERS_FIRST: PerCpuArray<ServiceCounters> = PerCpuArray::with_max_entries(4_096, 0);

@@ -18,6 +18,7 @@ pub mod packets;
 pub mod process;
 pub mod resolver;
 pub mod serve;
+pub mod soak;
 mod stdio;
 pub mod wait;
 

@@ -6,7 +6,7 @@ use std::{net::ToSocketAddrs, os::unix::process::CommandExt, process::ExitCode, 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use svc_testbed::{LabId, bench, client, conformance, demo, dns, janitor, lookup, serve};
+use svc_testbed::{LabId, bench, client, conformance, demo, dns, janitor, lookup, serve, soak};
 
 /// As curl says it.
 const COULD_NOT_CONNECT: i32 = 7;
@@ -43,6 +43,8 @@ enum Command {
     Probe(bench::probe::ProbeArgs),
     /// Play recorded Service behaviour against the agent
     Conformance(conformance::ConformanceArgs),
+    /// Random changes under traffic of every kind, judged
+    Soak(soak::SoakArgs),
     /// The main job as a story in the terminal
     Demo(demo::DemoArgs),
     /// A shell, or another program, on a machine of a lab that was kept
@@ -89,6 +91,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Probe(args) => bench::probe::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Enter { lab, machine, program } => enter(lab, &machine, &program),
         Command::Stop { lab } => demo::stop(lab),

@@ -48,6 +48,12 @@ pub struct ServiceSpec {
     pub ports: Vec<Port>,
     /// Fields that go into `spec` as they are
     pub extra: Value,
+    /// Of the Service
+    pub annotations: Value,
+    /// Of its slices
+    pub slice_annotations: Value,
+    /// At the end of the slices' names; another one makes more slices
+    pub slice_suffix: String,
 }
 
 impl ServiceSpec {
@@ -58,6 +64,9 @@ impl ServiceSpec {
             cluster_ips: Vec::new(),
             ports: Vec::new(),
             extra: json!({}),
+            annotations: json!({}),
+            slice_annotations: json!({}),
+            slice_suffix: String::new(),
         }
     }
 
@@ -82,6 +91,18 @@ impl ServiceSpec {
         self
     }
 
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations[key] = json!(value);
+        self
+    }
+
+    /// The same Service for other slices of it, each with this annotation.
+    pub fn slices(mut self, suffix: &str, annotation: (&str, &str)) -> Self {
+        self.slice_suffix = format!("-{suffix}");
+        self.slice_annotations[annotation.0] = json!(annotation.1);
+        self
+    }
+
     fn to_json(&self) -> Value {
         // A port that is called by name in the Service is looked up in the slices: the usual way with nginx charts.
         let ports = self.ports.iter().map(
@@ -95,7 +116,7 @@ impl ServiceSpec {
         let mut service = json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": self.name, "namespace": self.namespace},
+            "metadata": {"name": self.name, "namespace": self.namespace, "annotations": self.annotations},
             "spec": {
                 "type": "ClusterIP",
                 "clusterIP": addresses[0],
@@ -123,7 +144,12 @@ impl ServiceSpec {
         json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": {"name": self.slice_name(family), "namespace": self.namespace, "labels": labels},
+            "metadata": {
+                "name": self.slice_name(family),
+                "namespace": self.namespace,
+                "labels": labels,
+                "annotations": self.slice_annotations,
+            },
             "addressType": family,
             "ports": ports.collect::<Vec<_>>(),
             "endpoints": endpoints.collect::<Vec<_>>(),
@@ -131,7 +157,7 @@ impl ServiceSpec {
     }
 
     fn slice_name(&self, family: &str) -> String {
-        format!("{}-{}", self.name, family.to_lowercase())
+        format!("{}-{}{}", self.name, family.to_lowercase(), self.slice_suffix)
     }
 }
 

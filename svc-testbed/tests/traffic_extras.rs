@@ -1,4 +1,4 @@
-//! What clients get beside connections: answers to pings, and fragments in any order.
+//! What clients get beside connections: answers to pings, fragments in any order, and resets where they are asked for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -13,12 +13,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use svc_testbed::{
-    Client, Family, Machine, Outcome, Ping,
-    client::{expect_all, expect_replies_from},
+    Client, Family, Machine, Outcome, Ping, Tcp,
+    client::{Again, expect_all, expect_replies_from},
     manifests::ServiceSpec,
     packets::frame::{Checksums, raw, udp},
 };
-use traffic_support::{AGENT_NODE, AT_ONCE, DNS, Mode, POD_DNS, World, lab, service, vip};
+use traffic_support::{AGENT_NODE, AT_ONCE, DNS, Mode, POD_DNS, WEB, World, expect_pods, lab, service, vip};
 
 fn ping(client: &Client, web: &ServiceSpec, outcome: Outcome) -> Result<()> {
     for family in Family::BOTH {
@@ -50,6 +50,41 @@ fn a_ping_is_answered_while_the_service_has_an_endpoint() -> Result<()> {
             all(Outcome::Unreachable)?;
             world.scale(&web, &["near"])?;
             all(Outcome::Ok)
+        })?;
+    }
+    Ok(())
+}
+
+/// In both modes: a connection that was translated at the socket could not be reset.
+#[test]
+fn connections_are_reset_when_their_endpoint_is_gone_and_the_service_asks_for_it() -> Result<()> {
+    for mode in Mode::BOTH {
+        World::routed(mode)?.check(|world| {
+            let asking = service("asking", 62).annotation("svc-ebpf.io/reset-on-endpoint-removal", "true");
+            let (patient, client) = (service("patient", 63), world.client()?);
+            for web in [&asking, &patient] {
+                world.publish(web, &["near"])?;
+            }
+            let held = |web: &ServiceSpec, family: Family| format!("{} {family:?}", web.name);
+            for (web, family) in
+                [&asking, &patient].into_iter().flat_map(|web| Family::BOTH.map(|family| (web, family)))
+            {
+                let samples = client.tcp(Tcp::to(vip(web, family, WEB)).hold(&held(web, family)))?;
+                expect_pods(&samples, &["near"])?;
+            }
+            for web in [&asking, &patient] {
+                world.scale(web, &["spare"])?;
+            }
+            for family in Family::BOTH {
+                let samples = client.again(Again::on(&held(&asking, family)))?;
+                expect_all(&samples, Outcome::Reset).with_context(|| format!("{family:?}"))?;
+                let samples = client.tcp(Tcp::to(vip(&asking, family, WEB)))?;
+                expect_pods(&samples, &["spare"]).context("a new connection")?;
+                let samples = client.again(Again::on(&held(&patient, family)))?;
+                expect_pods(&samples, &["near"]).context("without the annotation")?;
+            }
+            ensure!(world.drops("endpoint_gone")? >= 2);
+            Ok(())
         })?;
     }
     Ok(())

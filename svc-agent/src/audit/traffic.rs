@@ -6,8 +6,8 @@ use std::hash::Hash;
 use std::net::SocketAddr;
 
 use svc_common::{
-    AffinityKey, AffinityValue, BackendRef, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Port, SocketKey,
-    SocketValue, flow_op, flow_stage, flow_state, map, socket_fact,
+    AddrV6, AffinityKey, AffinityValue, BackendRef, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Port,
+    SocketKey, SocketValue, flow_op, flow_stage, flow_state, map, socket_fact,
 };
 use svc_datapath::Address;
 
@@ -149,7 +149,6 @@ fn check_affinity(published: &Published, entries: &[(AffinityKey, AffinityValue)
     }
 }
 
-/// An entry does not say to which service it belongs, and outlives the backend it names.
 fn check_sockets(entries: &[(SocketKey, SocketValue)], report: &mut Report) {
     report.counts.sockets = entries.len() as u32;
     for (key, value) in entries {
@@ -157,14 +156,16 @@ fn check_sockets(entries: &[(SocketKey, SocketValue)], report: &mut Report) {
         if key.cookie == 0 {
             report.note("socket", name(), "has no cookie");
         }
-        let wrong = match key.fact {
-            socket_fact::TRANSLATED if value.backend_port == Port(0) || value.frontend_port == Port(0) => {
-                "was translated from or to no port"
+        let nobody = AddrV6::default();
+        match key.fact {
+            socket_fact::TRANSLATED if value.backend == nobody || value.frontend == nobody => {
+                report.note("socket", name(), "is said to be translated, but not from what to what");
             }
-            socket_fact::BOUND if *value != SocketValue::default() => "is bound, and has addresses",
-            socket_fact::TRANSLATED | socket_fact::BOUND => continue,
-            _ => "has a fact that does not exist",
-        };
-        report.note("socket", name(), wrong);
+            socket_fact::BOUND if *value != SocketValue::default() => {
+                report.note("socket", name(), "is said to be bound only, but has addresses");
+            }
+            socket_fact::TRANSLATED | socket_fact::BOUND => {}
+            other => report.note("socket", name(), format!("says something unknown ({other})")),
+        }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use crate::datapath::{
     Capacities, DEFAULT_POD_INTERFACES, Forwarding, Options, Pattern, PatternError, Selection, SocketLb, Uplinks,
 };
+use crate::model::LoadBalancing;
 
 const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf";
 /// As kube-proxy's.
@@ -147,6 +148,9 @@ pub struct RunArgs {
     /// Whose connections are translated in connect() [default: all]
     #[arg(long, value_enum, env = "SVC_AGENT_SOCKET_LB")]
     pub socket_lb: Option<SocketLb>,
+    /// How Services choose endpoints that do not say so in annotation svc-ebpf.io/load-balancing [default: random]
+    #[arg(long, value_enum, env = "SVC_AGENT_LOAD_BALANCING")]
+    pub load_balancing: Option<LoadBalancing>,
     /// How translated packets leave: through the node's stack, or straight to the pod or next hop, past its netfilter rules
     /// [default: stack]
     #[arg(long, value_enum, env = "SVC_AGENT_FORWARDING")]
@@ -172,7 +176,7 @@ pub struct RunArgs {
     /// Log each packet's way through the programs (log target `packet`); slow
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "SVC_AGENT_TRACE_PACKETS")]
     pub trace_packets: Option<bool>,
-    /// Connections remembered in each address family, oldest unused ones forgotten first [default: 262144]
+    /// Connections remembered in each address family, oldest unused ones forgotten first [default: by memory]
     #[arg(long, value_name = "COUNT", env = "SVC_AGENT_FLOW_TABLE_SIZE")]
     pub flow_table_size: Option<u32>,
 }
@@ -190,6 +194,8 @@ pub enum SourceChoice {
 pub struct RunConfig {
     pub node_name: String,
     pub source: SourceChoice,
+    /// Of Services that do not ask for another.
+    pub load_balancing: LoadBalancing,
     pub datapath: Options,
     pub metrics_address: Option<SocketAddr>,
     pub healthz_address: Option<SocketAddr>,
@@ -222,6 +228,7 @@ impl RunArgs {
             pod_interfaces: self.pod_interfaces.or(file.pod_interfaces),
             uplinks: self.uplinks.or(file.uplinks),
             socket_lb: self.socket_lb.or(file.socket_lb),
+            load_balancing: self.load_balancing.or(file.load_balancing),
             forwarding: self.forwarding.or(file.forwarding),
             bpf_root: self.bpf_root.or(file.bpf_root),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
@@ -262,6 +269,7 @@ impl RunArgs {
         Ok(RunConfig {
             node_name: self.node_name.map_or_else(host_name, Ok)?,
             source,
+            load_balancing: self.load_balancing.unwrap_or_default(),
             datapath: Options {
                 bpf_root: self.bpf_root.unwrap_or_else(|| DEFAULT_BPF_ROOT.into()),
                 cgroup_root: self.cgroup_root,

@@ -2,6 +2,7 @@
 //! together and at once; nothing waits for more to come, nothing is written before the first lists are complete.
 //! Neighbour: `run` sets it up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::datapath::{ClusterRanges, InterfaceCounts, NodeAddresses, OwnAddresse
 use crate::index::{Changes, Index};
 use crate::model::ObjectName;
 use crate::observe::{Scope, Shared};
-use crate::plan::plan_affected;
+use crate::plan::{ServiceId, ServicePlan, plan_affected};
 use crate::publish::{ConfigField, MapsError, PublishError, Publisher};
 use crate::source::SourceEvent;
 
@@ -43,6 +44,8 @@ pub struct Owner {
     pub cluster_ranges: Option<ClusterRanges>,
     /// Those in the maps.
     pub pod_cidrs: Option<Vec<IpNet>>,
+    /// Ports of SCTP Services that were reported as refusing all connections.
+    pub untranslatable: BTreeSet<ServiceId>,
 }
 
 impl Owner {
@@ -125,11 +128,29 @@ impl Owner {
 
     fn publish_chunk(&mut self, services: &[ObjectName]) {
         let plans: Vec<_> = services.iter().map(|name| (name, plan_affected(&self.index, name))).collect();
+        for (name, plans) in &plans {
+            self.report_untranslatable(name, plans);
+        }
         let plans = plans.iter().map(|(name, plans)| (*name, plans.as_slice()));
         let published = self.publisher.publish_services(Instant::now(), plans);
         for failure in &published.failures {
             tracing::error!("{failure}");
             self.count_failure(failure);
+        }
+    }
+
+    /// Once for each time that it begins: these refuse connections although kube-proxy would serve them.
+    fn report_untranslatable(&mut self, name: &ObjectName, plans: &[ServicePlan]) {
+        let refusing = || plans.iter().filter(|plan| plan.is_untranslatable());
+        self.untranslatable.retain(|id| id.service != *name || refusing().any(|plan| plan.id == *id));
+        for plan in refusing() {
+            if self.untranslatable.insert(plan.id.clone()) {
+                tracing::warn!(
+                    service = %plan.id,
+                    frontend = %plan.frontend,
+                    "SCTP ports cannot be translated: connections are refused until the target port is the Service's own"
+                );
+            }
         }
     }
 
@@ -148,6 +169,7 @@ impl Owner {
     fn count_failure(&self, failure: &PublishError) {
         match failure {
             PublishError::Full { map, .. } => self.shared.publish_failed(map),
+            PublishError::Reduced { .. } => self.shared.publish_failed(map::SLOTS),
             PublishError::Refused { source, .. } => self.shared.publish_failed(source.map()),
             PublishError::FrontendTaken { .. } => {}
         }

@@ -1,6 +1,7 @@
 //! `svc-agent run`: puts the parts together, in the order that keeps a running datapath working, and ends them.
 //! The loop itself is `owner`'s.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::IsTerminal;
 use std::pin::Pin;
@@ -70,6 +71,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         socket_lb = ?config.datapath.socket_lb,
         forwarding = ?config.datapath.forwarding,
         cluster_ranges = ?config.datapath.cluster_ranges,
+        load_balancing = ?config.load_balancing,
         "starting"
     );
     // Sets nothing in motion yet, but finds what is wrong with it before the datapath is touched.
@@ -100,7 +102,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
     let owner = Owner {
-        index: Index::new(&config.node_name),
+        index: Index::new(&config.node_name).with_load_balancing(config.load_balancing),
         publisher,
         shared,
         events,
@@ -111,6 +113,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         written: None,
         cluster_ranges,
         pod_cidrs: None,
+        untranslatable: BTreeSet::new(),
     };
     let follower = tokio::spawn(follower.run());
     let owner = tokio::spawn(owner.run());

@@ -220,6 +220,6 @@ fn check_adoption(pins: &PinDir, name: &str, wanted: &aya_obj::Map) -> Result<()
     Ok(())
 }
 
-fn is_missing(error: &MapError) -> bool {
+pub(super) fn is_missing(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound)
 }

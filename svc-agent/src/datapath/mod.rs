@@ -3,6 +3,7 @@
 //! ones. Between the two the caller may read the maps; the old programs are at work until the second.
 
 mod attach;
+mod capacity;
 mod cgroup;
 mod cleanup;
 pub mod events;
@@ -113,7 +114,7 @@ impl Loaded {
             forward_direct: options.forwarding == Forwarding::Direct,
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
         };
-        let (ebpf, programs) = load(Some(&pins), &variant, options.capacities)?;
+        let (ebpf, programs) = load(Some(&pins), &variant, capacity::choose(options.capacities, &pins)?)?;
         if let Some(networks) = &options.cluster_ranges {
             ClusterRanges::open(&pins)?.write(networks)?;
         }

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::{EndpointSlice, Frontend, IpFamily, Node, ObjectName, Service};
+use crate::model::{EndpointSlice, Frontend, IpFamily, LoadBalancing, Node, ObjectName, Service};
 use crate::source::{Kind, SourceEvent};
 use frontends::Frontends;
 
@@ -22,6 +22,7 @@ pub struct Index {
     slice_owners: HashMap<ObjectName, Arc<str>>,
     frontends: Frontends,
     node: Arc<Node>,
+    load_balancing: LoadBalancing,
     node_listed: Generation,
     lists: [List; 3],
     affected: BTreeSet<ObjectName>,
@@ -81,12 +82,18 @@ impl Index {
             slice_owners: HashMap::new(),
             frontends: Frontends::default(),
             node: unknown_node(node_name.into()),
+            load_balancing: LoadBalancing::default(),
             node_listed: 0,
             lists: Default::default(),
             affected: BTreeSet::new(),
             node_changed: false,
             triggers: Vec::new(),
         }
+    }
+
+    /// For Services that do not ask for an algorithm; to be said before the first change is taken.
+    pub fn with_load_balancing(self, load_balancing: LoadBalancing) -> Self {
+        Self { load_balancing, ..self }
     }
 
     pub fn apply(&mut self, event: SourceEvent) {
@@ -141,6 +148,11 @@ impl Index {
     /// The own node; only its name is known while the source has no such object.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Of Services that do not ask for an algorithm.
+    pub fn load_balancing(&self) -> LoadBalancing {
+        self.load_balancing
     }
 
     /// The Service that gets the frontend: of all that claim it, the one whose name sorts first.

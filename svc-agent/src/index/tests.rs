@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Endpoint, EndpointPort, Hints, IpFamily, ServicePort, TrafficPolicy, Transport};
+use crate::model::{Endpoint, EndpointPort, Hints, IpFamily, ServicePort, TrafficPolicy, Transport, Weight};
 
 fn name(name: &str) -> ObjectName {
     ObjectName { namespace: "default".into(), name: name.into() }
@@ -16,6 +16,8 @@ fn service(service: &str, cluster_ip: &str) -> Arc<Service> {
         ports: vec![ServicePort { name: "http".into(), transport: Transport::Tcp, port: 80 }],
         internal_traffic_policy: TrafficPolicy::Cluster,
         affinity_timeout_seconds: None,
+        load_balancing: None,
+        reset_when_gone: false,
     })
 }
 
@@ -34,6 +36,7 @@ fn slice_with(slice: &str, service: &str, change: impl FnOnce(&mut EndpointSlice
             hints: None,
         }],
         last_change_trigger: None,
+        weight: Weight::default(),
     };
     change(&mut slice);
     Arc::new(slice)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
-use svc_common::{ServiceCounters, Verdict};
+use svc_common::{ServiceCounters, Verdict, service_flag};
 
 use super::label::{Filter, Labels, ProtocolLabel, ServiceLabel, ip_of, socket_address};
 use super::print::{Row, Width, bytes};
@@ -13,7 +13,7 @@ use super::reader::{MapReader, ReadError, all_services};
 /// JSON: `service`, `namespace`, `name`, `port_name`, `protocol`, `frontend` ("address:port"),
 /// `verdict` ("forward" | "reject" | "drop"), `backends`, `connections_tc`, `connections_socket`,
 /// `packets_to_backend`, `bytes_to_backend`, `packets_to_client`, `bytes_to_client`, `rejected`,
-/// `affinity_timeout_seconds` (null: no affinity), `index`.
+/// `load_balancing` ("random" | "maglev"), `affinity_timeout_seconds` (null: no affinity), `index`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ServiceRow {
     #[serde(flatten)]
@@ -30,6 +30,7 @@ pub struct ServiceRow {
     pub packets_to_client: u64,
     pub bytes_to_client: u64,
     pub rejected: u64,
+    pub load_balancing: &'static str,
     pub affinity_timeout_seconds: Option<u32>,
     pub index: u32,
 }
@@ -50,6 +51,7 @@ impl Row for ServiceRow {
         ("BYTES-IN", Width::Wide),
         ("PACKETS-OUT", Width::Wide),
         ("BYTES-OUT", Width::Wide),
+        ("BALANCING", Width::Wide),
         ("AFFINITY", Width::Wide),
         ("INDEX", Width::Wide),
     ];
@@ -70,6 +72,7 @@ impl Row for ServiceRow {
             bytes(self.bytes_to_backend),
             self.packets_to_client.to_string(),
             bytes(self.bytes_to_client),
+            self.load_balancing.to_owned(),
             self.affinity_timeout_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
             self.index.to_string(),
         ]
@@ -103,6 +106,7 @@ pub fn service_rows(reader: &dyn MapReader, filter: &Filter) -> Result<Vec<Servi
             packets_to_client: counters.packets_to_client,
             bytes_to_client: counters.bytes_to_client,
             rejected: counters.rejected,
+            load_balancing: if entry.flags & service_flag::HASH == 0 { "random" } else { "maglev" },
             affinity_timeout_seconds: (entry.affinity_timeout != 0).then_some(entry.affinity_timeout),
             index,
         });

@@ -35,6 +35,7 @@ pub(super) fn merge_slices<'a>(
                 backend: PlannedBackend {
                     address: SocketAddr::new(endpoint.address, target.port),
                     local: endpoint.node.as_ref() == Some(&node.name),
+                    weight: slice.weight,
                 },
                 endpoint,
             }));

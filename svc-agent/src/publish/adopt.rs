@@ -80,7 +80,7 @@ impl Found {
                 found.backends.entry(entry.service).or_default().push(Backend {
                     target: Target { address: entry.address, port: entry.port },
                     flags: entry.flags,
-                    slotted: false,
+                    slots: 0,
                     index,
                     generation: entry.generation,
                 });
@@ -113,6 +113,7 @@ impl Found {
                 id: self.id_of(*index, entry),
                 frontend: Frontend::of_entry(entry),
                 publication: entry.publication,
+                flags: entry.flags,
                 affinity_timeout: entry.affinity_timeout,
                 affinity_id: entry.affinity_id,
                 slots: None,
@@ -121,7 +122,7 @@ impl Found {
                 claimed: false,
                 announced: true,
             };
-            mark_slotted(&publisher.maps, &mut record)?;
+            count_slots(&publisher.maps, &mut record)?;
             for pair in record.backends.windows(2) {
                 record.damaged |= pair[0].target == pair[1].target;
             }
@@ -214,8 +215,8 @@ impl Found {
     }
 }
 
-/// Finds out which backends get new flows. A slot that leads nowhere makes the record damaged.
-fn mark_slotted(maps: &impl Maps, record: &mut Record) -> Result<(), MapsError> {
+/// Finds out how much of the new flows each backend gets. A slot that leads nowhere makes the record damaged.
+fn count_slots(maps: &impl Maps, record: &mut Record) -> Result<(), MapsError> {
     if record.publication.verdict() != Verdict::FORWARD {
         return Ok(());
     }
@@ -226,12 +227,12 @@ fn mark_slotted(maps: &impl Maps, record: &mut Record) -> Result<(), MapsError> 
         return Ok(());
     }
     record.slots = Some(Range { first, count });
-    let mut slots: HashSet<BackendRef> = HashSet::with_capacity(count as usize);
+    let mut slots: HashMap<BackendRef, u32> = HashMap::new();
     for slot in first..first + count {
-        slots.insert(maps.read_slot(slot)?);
+        *slots.entry(maps.read_slot(slot)?).or_default() += 1;
     }
     for backend in &mut record.backends {
-        backend.slotted = slots.remove(&backend.reference());
+        backend.slots = slots.remove(&backend.reference()).unwrap_or(0);
     }
     record.damaged = !slots.is_empty();
     Ok(())

@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use svc_common::{ServiceEntry, address_class, map, service_flag};
+use svc_common::{ServiceEntry, address_class, map};
 
 use super::error::PublishError;
 use super::maps::{Frontend, Maps, MapsError, ip_of};
-use super::publisher::{Published, Publisher};
+use super::publisher::{Published, Publisher, Waiting};
 use super::record::{Goal, Record, name_of};
+use super::settle::Settled;
 use crate::model::ObjectName;
 use crate::plan::{ServiceId, ServicePlan};
 
@@ -67,8 +68,10 @@ impl<M: Maps> Publisher<M> {
                 record.claimed = true;
                 work.kept.push(index);
                 let renamed = self.rename(index, &plan.id);
-                let settled = renamed.and_then(|renamed| Ok(renamed | self.settle(now, index, &goal)?));
-                work.changed |= settled.map_err(|error| self.describe(error, &plan.id, frontend))?;
+                let settled = renamed.and_then(|renamed| Ok((renamed, self.settle(now, index, &goal)?)));
+                let (renamed, settled) = settled.map_err(|error| self.describe(error, &plan.id, frontend))?;
+                work.changed |= renamed | settled.changed;
+                self.note_reduced(settled, &plan.id, frontend, work);
                 return Ok(());
             }
             Some((_, record)) if record.claimed => {
@@ -80,12 +83,20 @@ impl<M: Maps> Publisher<M> {
         };
         let affinity_id = self.affinity_id(&plan.id, &work.kept);
         let added = self.add(now, plan.id.clone(), frontend, &goal, affinity_id);
-        let index = added.map_err(|error| self.describe(error, &plan.id, frontend))?;
+        let (index, settled) = added.map_err(|error| self.describe(error, &plan.id, frontend))?;
+        self.note_reduced(settled, &plan.id, frontend, work);
         self.frontends.insert(frontend, index);
         work.kept.push(index);
         work.added.push(Added { index, replaces });
         work.changed = true;
         Ok(())
+    }
+
+    fn note_reduced(&self, settled: Settled, id: &ServiceId, frontend: Frontend, work: &mut Work<'_>) {
+        if settled.reduced {
+            let capacity = self.maps.capacities().slots;
+            work.failures.push(PublishError::Reduced { service: id.clone(), frontend, capacity });
+        }
     }
 
     /// Everything of a new service but its name and frontend.
@@ -96,14 +107,14 @@ impl<M: Maps> Publisher<M> {
         frontend: Frontend,
         goal: &Goal,
         affinity_id: u32,
-    ) -> Result<u32, MapsError> {
+    ) -> Result<(u32, Settled), MapsError> {
         let index = self.take_service(now).ok_or(MapsError::Full { map: map::SERVICES })?;
         let entry = ServiceEntry {
             address: frontend.address,
             port: frontend.port,
             protocol: frontend.protocol,
             family: frontend.family,
-            flags: service_flag::MASQUERADE_OUTSIDE,
+            flags: goal.flags(),
             affinity_timeout: goal.affinity_timeout,
             affinity_id,
             ..ServiceEntry::default()
@@ -121,6 +132,7 @@ impl<M: Maps> Publisher<M> {
             id,
             frontend,
             publication: entry.publication,
+            flags: entry.flags,
             affinity_timeout: goal.affinity_timeout,
             affinity_id,
             slots: None,
@@ -131,7 +143,7 @@ impl<M: Maps> Publisher<M> {
         };
         self.records.insert(index, record);
         match self.settle(now, index, goal) {
-            Ok(_) => Ok(index),
+            Ok(settled) => Ok((index, settled)),
             Err(error) => {
                 self.records.remove(&index);
                 self.services.put_back(index);
@@ -209,15 +221,16 @@ impl<M: Maps> Publisher<M> {
             if work.failures.is_empty() {
                 self.pending.remove(work.object);
             } else {
-                self.pending.insert(work.object.clone(), work.plans.to_vec());
+                let lacks_space = work.failures.iter().all(PublishError::is_lack_of_space);
+                self.pending.insert(work.object.clone(), Waiting { plans: work.plans.to_vec(), lacks_space });
             }
             self.count_failures(&work.failures);
             published.changed += usize::from(work.changed);
             published.failures.append(&mut work.failures);
         }
         self.settle_markers();
-        if let_go {
-            self.schedule(now);
+        if let_go && !self.pending.is_empty() {
+            self.let_go = Some(now);
         }
     }
 

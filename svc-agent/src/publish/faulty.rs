@@ -102,6 +102,10 @@ impl<M: Maps> Maps for FaultyMaps<M> {
         self.attempt(map::SERVICES)?.write_service(index, entry)
     }
 
+    fn write_service_flags(&mut self, index: u32, flags: u32) -> Result<(), MapsError> {
+        self.attempt(map::SERVICES)?.write_service_flags(index, flags)
+    }
+
     fn write_affinity_timeout(&mut self, index: u32, seconds: u32) -> Result<(), MapsError> {
         self.attempt(map::SERVICES)?.write_affinity_timeout(index, seconds)
     }

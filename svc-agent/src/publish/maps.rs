@@ -127,6 +127,8 @@ pub trait Maps {
 
     /// Everything in the entry but its publication word.
     fn write_service(&mut self, index: u32, entry: &ServiceEntry) -> Result<(), MapsError>;
+    /// Bits of [`svc_common::service_flag`].
+    fn write_service_flags(&mut self, index: u32, flags: u32) -> Result<(), MapsError>;
     fn write_affinity_timeout(&mut self, index: u32, seconds: u32) -> Result<(), MapsError>;
     /// One 64-bit release store.
     fn write_publication(&mut self, index: u32, publication: Publication) -> Result<(), MapsError>;

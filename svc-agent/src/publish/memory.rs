@@ -17,6 +17,7 @@ use super::words::{self, backend_word, config_word, service_word};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
     Service(u32),
+    ServiceFlags(u32, u32),
     AffinityTimeout(u32, u32),
     Publication(u32, Publication),
     Slots(u32, Vec<BackendRef>),
@@ -207,6 +208,14 @@ impl Maps for MemoryMaps {
             self.memory.services.store(index, position, words[position])?;
         }
         self.written(Write::Service(index));
+        Ok(())
+    }
+
+    fn write_service_flags(&mut self, index: u32, flags: u32) -> Result<(), MapsError> {
+        let entry = ServiceEntry { flags, ..self.read_service(index)? };
+        let words: [u64; 8] = bytemuck::cast(entry);
+        self.memory.services.store(index, service_word::FLAGS, words[service_word::FLAGS])?;
+        self.written(Write::ServiceFlags(index, flags));
         Ok(())
     }
 

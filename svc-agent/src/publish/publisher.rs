@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use svc_common::{AddrV4, address_class, map};
@@ -18,8 +19,11 @@ use super::revive::Ended;
 use crate::model::ObjectName;
 use crate::plan::{ServiceId, ServicePlan};
 
-/// How long a service waits that could not be published.
+/// How long a service waits that could not be published: at first, and after many attempts in vain.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_AT_MOST: Duration = Duration::from_secs(64);
+/// Waiting services that are tried when space was freed before their time; the others follow if these now fit.
+const PROBE: usize = 16;
 /// Services announced together: names and frontends go to the kernel in batches.
 const ANNOUNCE_BATCH: usize = 1024;
 
@@ -37,6 +41,14 @@ pub struct Failures {
     pub full: u64,
     pub frontend_taken: u64,
     pub refused: u64,
+}
+
+/// An object that does not have what its plans ask for.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub plans: Vec<ServicePlan>,
+    /// Nothing else is in its way.
+    pub lacks_space: bool,
 }
 
 pub struct Publisher<M> {
@@ -60,8 +72,13 @@ pub struct Publisher<M> {
     pub(super) stale_frontends: Vec<Frontend>,
     pub(super) pruned: bool,
     /// Objects that do not have what their plans ask for.
-    pub(super) pending: BTreeMap<ObjectName, Vec<ServicePlan>>,
+    pub(super) pending: BTreeMap<ObjectName, Waiting>,
+    /// Services were taken away since the last tick: others may get their frontends.
+    pub(super) let_go: Option<Instant>,
     retry_at: Option<Instant>,
+    retry_after: Duration,
+    /// Where the next probe begins: the last waiting object that was tried early.
+    probed: Option<ObjectName>,
     pub(super) failures: Failures,
 }
 
@@ -85,7 +102,10 @@ impl<M: Maps> Publisher<M> {
             stale_frontends: Vec::new(),
             pruned: false,
             pending: BTreeMap::new(),
+            let_go: None,
             retry_at: None,
+            retry_after: RETRY,
+            probed: None,
             failures: Failures::default(),
         }
     }
@@ -135,6 +155,20 @@ impl<M: Maps> Publisher<M> {
         now: Instant,
         services: impl IntoIterator<Item = (&'a ObjectName, &'a [ServicePlan])>,
     ) -> Published {
+        let published = self.publish_all(now, services);
+        // A lack of space is answered by space; anything else may be over soon.
+        if published.failures.iter().any(|failure| !failure.is_lack_of_space()) {
+            self.retry_after = RETRY;
+        }
+        self.schedule(now + self.retry_after);
+        published
+    }
+
+    fn publish_all<'a>(
+        &mut self,
+        now: Instant,
+        services: impl IntoIterator<Item = (&'a ObjectName, &'a [ServicePlan])>,
+    ) -> Published {
         let mut published = Published::default();
         let mut works = Vec::new();
         for (object, plans) in services {
@@ -144,7 +178,6 @@ impl<M: Maps> Publisher<M> {
             }
         }
         self.finish(now, works, &mut published);
-        self.schedule(now + RETRY);
         published
     }
 
@@ -153,19 +186,52 @@ impl<M: Maps> Publisher<M> {
     pub fn tick(&mut self, now: Instant) -> Published {
         self.finish_retired(now);
         let freed = self.reclaim(now);
-        let due = self.retry_at.take_if(|at| *at <= now).is_some();
-        if self.pending.is_empty() || !(freed || due) {
-            self.schedule(now + RETRY);
-            return Published::default();
+        let let_go = self.let_go.take().is_some();
+        let mut published = Published::default();
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            self.retry_after = (self.retry_after * 2).min(RETRY_AT_MOST);
+            self.retry(now, &mut published, |_| true);
+        } else if freed || let_go {
+            if let_go {
+                self.retry(now, &mut published, |waiting| !waiting.lacks_space);
+            }
+            while self.probe(now, &mut published) {}
         }
-        let pending = std::mem::take(&mut self.pending);
-        self.publish_services(now, pending.iter().map(|(object, plans)| (object, plans.as_slice())))
+        if self.pending.is_empty() {
+            (self.retry_after, self.probed) = (RETRY, None);
+        }
+        self.schedule(now + self.retry_after);
+        published
+    }
+
+    fn retry(&mut self, now: Instant, published: &mut Published, which: impl Fn(&Waiting) -> bool) {
+        let (again, rest) = std::mem::take(&mut self.pending).into_iter().partition(|(_, waiting)| which(waiting));
+        self.pending = rest;
+        self.publish_again(now, again, published);
+    }
+
+    /// Tries the next few that lack space, in turns; says whether others should be tried as well.
+    fn probe(&mut self, now: Instant, published: &mut Published) -> bool {
+        let begin = self.probed.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let lacking = self.pending.range((begin, Bound::Unbounded)).filter(|(_, waiting)| waiting.lacks_space);
+        let names: Vec<ObjectName> = lacking.map(|(name, _)| name).take(PROBE).cloned().collect();
+        let again = names.iter().filter_map(|name| self.pending.remove_entry(name)).collect();
+        self.probed = names.last().filter(|_| names.len() == PROBE).cloned();
+        let failures = published.failures.len();
+        self.publish_again(now, again, published);
+        names.len() == PROBE && published.failures.len() == failures
+    }
+
+    fn publish_again(&mut self, now: Instant, again: BTreeMap<ObjectName, Waiting>, published: &mut Published) {
+        let result = self.publish_all(now, again.iter().map(|(object, waiting)| (object, waiting.plans.as_slice())));
+        published.changed += result.changed;
+        published.failures.extend(result.failures);
     }
 
     /// When [`Self::tick`] has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
         let rests = [self.services.deadline(), self.backends.deadline(), self.slots.deadline()];
-        rests.into_iter().flatten().chain(self.retry_at).min()
+        rests.into_iter().flatten().chain(self.retry_at).chain(self.let_go).min()
     }
 
     /// Removes what no plan has claimed since the adoption. Only once all sources have synced.
@@ -178,7 +244,7 @@ impl<M: Maps> Publisher<M> {
             self.retire(now, *index);
         }
         self.finish_retired(now);
-        self.schedule(if unclaimed.is_empty() { now + RETRY } else { now });
+        self.schedule(if unclaimed.is_empty() { now + self.retry_after } else { now });
         unclaimed.len()
     }
 
@@ -195,7 +261,7 @@ impl<M: Maps> Publisher<M> {
     pub(super) fn count_failures(&mut self, failures: &[PublishError]) {
         for failure in failures {
             match failure {
-                PublishError::Full { .. } => self.failures.full += 1,
+                PublishError::Full { .. } | PublishError::Reduced { .. } => self.failures.full += 1,
                 PublishError::FrontendTaken { .. } => self.failures.frontend_taken += 1,
                 PublishError::Refused { .. } => self.failures.refused += 1,
             }

@@ -2,14 +2,17 @@
 //! then a fresh range of slots, then one store of the publication word, then the end of what is gone.
 //! Must not touch names and frontends; the publisher does.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use svc_common::{BackendEntry, BackendRef, Publication, Verdict, address_class, map};
+use svc_common::{BackendEntry, BackendRef, Publication, Verdict, address_class, map, service_flag};
 
 use super::allocate::Range;
 use super::maps::{Frontend, Maps, MapsError, ip_of};
 use super::publisher::Publisher;
-use super::record::{Backend, Goal, Step, Wanted, must_publish, steps};
+use super::record::{Backend, Goal, Step, Target, Wanted, must_publish, steps};
+use crate::model::LoadBalancing;
+use crate::plan::spread::slot_order;
 
 /// What exists already but nobody can see; given back if a later write fails.
 #[derive(Default)]
@@ -20,12 +23,46 @@ struct Unseen {
     range: Option<Range>,
 }
 
+/// What the slots of a service hold, in their order.
+fn slots_of(backends: &[Backend], frontend: Frontend, load_balancing: LoadBalancing) -> Vec<BackendRef> {
+    let address = |target: Target| SocketAddr::new(ip_of(target.address, frontend.family), target.port.to_host());
+    let endpoints: Vec<_> = backends.iter().map(|backend| (address(backend.target), backend.slots)).collect();
+    let order = slot_order(load_balancing, &endpoints);
+    order.iter().filter_map(|position| backends.get(*position as usize)).map(Backend::reference).collect()
+}
+
+/// What became of a goal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Settled {
+    /// Anything was written.
+    pub changed: bool,
+    /// There was no room for more than one slot for each backend.
+    pub reduced: bool,
+}
+
 impl<M: Maps> Publisher<M> {
-    /// Brings one service from what the maps hold to `goal`; says whether anything was written.
-    /// After an error new flows find what they found before.
-    pub(super) fn settle(&mut self, now: Instant, index: u32, goal: &Goal) -> Result<bool, MapsError> {
+    /// Brings one service from what the maps hold to `goal`. After an error new flows find what they found before.
+    pub(super) fn settle(&mut self, now: Instant, index: u32, goal: &Goal) -> Result<Settled, MapsError> {
+        match (self.settle_exactly(now, index, goal), goal.plain()) {
+            // Better the right backends in equal shares than those of yesterday.
+            (Err(MapsError::Full { map: map::SLOTS }), Some(plain)) => {
+                let changed = self.settle_exactly(now, index, &plain)?;
+                Ok(Settled { changed, reduced: true })
+            }
+            (settled, _) => Ok(Settled { changed: settled?, reduced: false }),
+        }
+    }
+
+    fn settle_exactly(&mut self, now: Instant, index: u32, goal: &Goal) -> Result<bool, MapsError> {
         let Some(record) = self.records.get_mut(&index) else { return Ok(false) };
         let mut changed = false;
+        if record.flags != goal.flags() {
+            self.maps.write_service_flags(index, goal.flags())?;
+            // Until its slots are in the right order, too.
+            record.damaged |= (record.flags ^ goal.flags()) & service_flag::HASH != 0;
+            record.flags = goal.flags();
+            changed = true;
+        }
         if record.affinity_timeout != goal.affinity_timeout {
             self.maps.write_affinity_timeout(index, goal.affinity_timeout)?;
             record.affinity_timeout = goal.affinity_timeout;
@@ -80,7 +117,7 @@ impl<M: Maps> Publisher<M> {
                     if revived { &mut unseen.revived } else { &mut unseen.begun }.push(backend);
                     next.push(backend);
                 }
-                Step::Keep(have, want) => next.push(Backend { slotted: want.slotted, ..have }),
+                Step::Keep(have, want) => next.push(Backend { slots: want.slots, ..have }),
                 Step::End(_) => {}
             }
         }
@@ -90,8 +127,7 @@ impl<M: Maps> Publisher<M> {
         let publication = if goal.verdict == Verdict::FORWARD {
             let range = self.take_slots(now, goal.slot_count()).ok_or(MapsError::Full { map: map::SLOTS })?;
             unseen.range = Some(range);
-            let slots: Vec<BackendRef> = next.iter().filter(|b| b.slotted).map(Backend::reference).collect();
-            self.maps.write_slots(range.first, &slots)?;
+            self.maps.write_slots(range.first, &slots_of(&next, frontend, goal.load_balancing))?;
             Publication::new(goal.verdict, range.first, range.count).with_local(goal.has_local())
         } else {
             Publication::new(goal.verdict, 0, 0)
@@ -162,8 +198,8 @@ impl<M: Maps> Publisher<M> {
         let index = index.ok_or(MapsError::Full { map: map::BACKENDS })?;
         match self.write_begin(service, want, index, revived.map(|(_, generation)| generation)) {
             Ok(generation) => {
-                let Wanted { target, flags, slotted } = want;
-                Ok((Backend { target, flags, slotted, index, generation }, revived.is_some()))
+                let Wanted { target, flags, slots } = want;
+                Ok((Backend { target, flags, slots, index, generation }, revived.is_some()))
             }
             Err(error) => {
                 match revived {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use svc_common::{BackendEntry, BackendRef, Family, ServiceEntry, ServiceName, Verdict, backend_flag};
+use svc_common::{BackendEntry, BackendRef, Family, ServiceEntry, ServiceName, Verdict, backend_flag, service_flag};
 
 use super::maps::{Frontend, Maps, MapsError, ip_of};
 
@@ -24,6 +24,10 @@ pub struct ServiceView {
     /// `namespace/name:port`; `None` if the map of names lacks it.
     pub name: Option<String>,
     pub verdict: Verdict,
+    /// Slots are chosen by a hash of the client.
+    pub hashed: bool,
+    /// Connections to an endpoint that is gone are reset.
+    pub reset_when_gone: bool,
     /// Seconds; 0: no affinity.
     pub affinity_timeout: u32,
     pub affinity_id: u32,
@@ -67,6 +71,8 @@ impl MapsSnapshot {
                     index,
                     name: names.get(&index).map(text_of),
                     verdict: entry.publication.verdict(),
+                    hashed: entry.flags & service_flag::HASH != 0,
+                    reset_when_gone: entry.flags & service_flag::RESET_WHEN_GONE != 0,
                     affinity_timeout: entry.affinity_timeout,
                     affinity_id: entry.affinity_id,
                     backends: read_backends(maps, entry, backends)?,
@@ -114,6 +120,12 @@ impl fmt::Display for MapsSnapshot {
         for service in &self.services {
             let name = service.name.as_deref().unwrap_or("(unnamed)");
             write!(f, "{} {name} {}", service.frontend, verdict_text(service.verdict))?;
+            if service.hashed {
+                write!(f, " maglev")?;
+            }
+            if service.reset_when_gone {
+                write!(f, " reset")?;
+            }
             if service.affinity_timeout > 0 {
                 write!(f, " affinity={}s", service.affinity_timeout)?;
             }

@@ -90,7 +90,10 @@ impl<M: Maps> Publisher<M> {
         }
         for (index, record) in &self.records {
             let entry = self.maps.read_service(*index)?;
-            if Frontend::of_entry(&entry) != record.frontend || entry.publication != record.publication {
+            if Frontend::of_entry(&entry) != record.frontend
+                || entry.publication != record.publication
+                || entry.flags != record.flags
+            {
                 return Ok(Some(format!("service {} differs from its entry {index}", record.id)));
             }
             for backend in &record.backends {

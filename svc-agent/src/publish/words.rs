@@ -11,6 +11,8 @@ use super::maps::ConfigField;
 
 pub mod service_word {
     pub const PUBLICATION: usize = 0;
+    /// Port, protocol, family and flags.
+    pub const FLAGS: usize = 3;
     /// Timeout and id.
     pub const AFFINITY: usize = 4;
 }
@@ -26,6 +28,8 @@ pub mod config_word {
 
 const _: () = {
     assert!(offset_of!(ServiceEntry, publication) == service_word::PUBLICATION * 8);
+    assert!(offset_of!(ServiceEntry, port) == service_word::FLAGS * 8);
+    assert!(offset_of!(ServiceEntry, flags) == service_word::FLAGS * 8 + 4);
     assert!(offset_of!(ServiceEntry, affinity_timeout) == service_word::AFFINITY * 8);
     assert!(offset_of!(ServiceEntry, affinity_id) == service_word::AFFINITY * 8 + 4);
     assert!(offset_of!(BackendEntry, port) == backend_word::STATE * 8);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use svc_agent::model::{
     Endpoint, EndpointPort, EndpointSlice, Hints, IpFamily, Node, ObjectName, Service, ServicePort, TrafficPolicy,
-    Transport,
+    Transport, Weight,
 };
 
 pub fn name(name: &str) -> ObjectName {
@@ -25,6 +25,8 @@ pub fn service(service: &str, cluster_ips: &[&str]) -> Service {
         ports: vec![ServicePort { name: "http".into(), transport: Transport::Tcp, port: 80 }],
         internal_traffic_policy: TrafficPolicy::Cluster,
         affinity_timeout_seconds: None,
+        load_balancing: None,
+        reset_when_gone: false,
     }
 }
 
@@ -37,6 +39,7 @@ pub fn slice(slice: &str, service: &str, endpoints: &[Endpoint]) -> EndpointSlic
         ports: vec![endpoint_port("http", Transport::Tcp, 8080)],
         endpoints: endpoints.to_vec(),
         last_change_trigger: None,
+        weight: Weight::default(),
     }
 }
 

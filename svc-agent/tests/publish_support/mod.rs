@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use svc_agent::model::{IpFamily, ObjectName, Transport};
+use svc_agent::model::{IpFamily, LoadBalancing, ObjectName, Transport, Weight};
+use svc_agent::plan::spread::slot_counts;
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::maps::ip_of;
 use svc_agent::publish::{Capacities, Frontend, Maps};
@@ -18,7 +19,8 @@ use svc_common::{BackendRef, ServiceEntry, Verdict};
 pub const CAPACITIES: Capacities =
     Capacities { services: 64, slots: 512, backends: 256, frontends_v4: 64, frontends_v6: 64 };
 
-/// `namespace/name:port 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080 10.0.0.2:8080+local 10.0.0.3:8080+draining`
+/// `namespace/name:port 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080 10.0.0.2:8080+local 10.0.0.3:8080+draining`;
+/// also `maglev`, `reset`, and `10.0.0.1:8080+x3` for weight 3
 pub fn plan(text: &str) -> ServicePlan {
     let mut words = text.split_whitespace();
     let (object, port) = match words.next().unwrap().split_once(':') {
@@ -29,7 +31,17 @@ pub fn plan(text: &str) -> ServicePlan {
     let frontend: SocketAddr = frontend.parse().unwrap();
     let verdict = words.next().unwrap();
     let (mut slots, mut draining, mut affinity) = (Vec::new(), Vec::new(), None);
+    let mut load_balancing = LoadBalancing::Random;
+    let mut reset_when_gone = false;
     for word in words {
+        if word == "reset" {
+            reset_when_gone = true;
+            continue;
+        }
+        if word == "maglev" {
+            load_balancing = LoadBalancing::Maglev;
+            continue;
+        }
         if let Some(seconds) = word.strip_prefix("affinity=") {
             affinity = Some(seconds.trim_end_matches('s').parse().unwrap());
             continue;
@@ -37,7 +49,9 @@ pub fn plan(text: &str) -> ServicePlan {
         let mut parts = word.split('+');
         let address = parts.next().unwrap().parse().unwrap();
         let marks: Vec<&str> = parts.collect();
-        let backend = PlannedBackend { address, local: marks.contains(&"local") };
+        let weight = marks.iter().find_map(|mark| mark.strip_prefix('x'));
+        let weight = weight.map_or_else(Weight::default, |weight| Weight::new(weight.parse().unwrap()).unwrap());
+        let backend = PlannedBackend { address, local: marks.contains(&"local"), weight };
         if marks.contains(&"draining") { draining.push(backend) } else { slots.push(backend) }
     }
     slots.sort();
@@ -61,6 +75,8 @@ pub fn plan(text: &str) -> ServicePlan {
         },
         draining,
         affinity_timeout_seconds: affinity,
+        load_balancing,
+        reset_when_gone,
     }
 }
 
@@ -84,14 +100,24 @@ pub fn expected_text<'a>(plans: impl IntoIterator<Item = &'a ServicePlan>) -> St
             Decision::Drop => ("drop", &[]),
         };
         let mut text = format!("{}/{transport} {} {verdict}", plan.frontend, plan.id);
+        if plan.load_balancing == LoadBalancing::Maglev {
+            text += " maglev";
+        }
+        if plan.reset_when_gone {
+            text += " reset";
+        }
         if let Some(seconds) = plan.affinity_timeout_seconds {
             text += &format!(" affinity={seconds}s");
         }
-        let mut backends: Vec<_> = slots.iter().map(|b| (b, "")).collect();
-        backends.extend(plan.draining.iter().map(|b| (b, " draining")));
+        let weights: Vec<_> = slots.iter().map(|backend| backend.weight).collect();
+        let mut backends: Vec<_> = slots.iter().zip(slot_counts(plan.load_balancing, &weights)).collect();
+        backends.extend(plan.draining.iter().map(|backend| (backend, 0)));
         backends.sort();
-        for (backend, draining) in backends {
-            text += &format!("\n  {}{}{draining}", backend.address, if backend.local { " local" } else { "" });
+        for (backend, count) in backends {
+            let slots = if count > 1 { format!(" slots={count}") } else { String::new() };
+            let local = if backend.local { " local" } else { "" };
+            let draining = if count == 0 { " draining" } else { "" };
+            text += &format!("\n  {}{slots}{local}{draining}", backend.address);
         }
         services.insert((plan.frontend.is_ipv6(), plan.frontend, transport), text + "\n");
     }

@@ -291,9 +291,9 @@ impl World {
         self.with_last(|entry| entry.publication = entry.publication.with_local(true))
     }
 
-    /// Clients outside the cluster ranges reach the last service as the node.
-    pub fn masquerade(self) -> Self {
-        self.with_last(|entry| entry.flags |= service_flag::MASQUERADE_OUTSIDE)
+    /// The last service chooses its slot by the client's hash.
+    pub fn hashed(self) -> Self {
+        self.with_last(|entry| entry.flags |= service_flag::HASH)
     }
 
     /// Connections of the last service are reset when their endpoint is gone.

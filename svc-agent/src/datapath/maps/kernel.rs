@@ -129,6 +129,13 @@ impl Maps for KernelMaps {
         Ok(())
     }
 
+    fn write_service_flags(&mut self, index: u32, flags: u32) -> Result<(), MapsError> {
+        let mut entry = self.read_service(index)?;
+        entry.flags = flags;
+        let words: [u64; 8] = bytemuck::cast(entry);
+        store(&self.services, map::SERVICES, index, service_word::FLAGS, words[service_word::FLAGS])
+    }
+
     fn write_affinity_timeout(&mut self, index: u32, seconds: u32) -> Result<(), MapsError> {
         let mut entry = self.read_service(index)?;
         entry.affinity_timeout = seconds;

@@ -20,6 +20,9 @@ pub use reason::{Ignored, ParseError, RejectReason, Rejection};
 pub use service::parse_service;
 pub use slice::parse_endpoint_slice;
 
+/// What every annotation of this project begins with.
+const ANNOTATION_PREFIX: &str = "svc-ebpf.io/";
+
 /// Node label with the zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Taint of a node that the cluster autoscaler is about to delete.
@@ -120,6 +123,17 @@ pub fn parse_node(interner: &mut Interner, node: &core::Node) -> Result<Parsed<N
 
 fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The text of an annotation of ours: `name` without [`ANNOTATION_PREFIX`].
+fn annotation<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    let annotations = metadata.annotations.as_ref()?;
+    annotations.iter().find_map(|(key, text)| (key.strip_prefix(ANNOTATION_PREFIX)? == name).then_some(text.as_str()))
+}
+
+fn bad_annotation(name: &str, text: &str, expected: &str) -> Rejection {
+    let detail = format!("annotation {ANNOTATION_PREFIX}{name} is {text:?}, not {expected}; it is ignored");
+    Rejection::new(RejectReason::Annotation, detail)
 }
 
 /// An address a packet can be sent to.

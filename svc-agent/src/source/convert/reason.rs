@@ -43,6 +43,8 @@ pub enum RejectReason {
     Protocol,
     DuplicatePort,
     AffinityTimeout,
+    /// One of this project's annotations.
+    Annotation,
     /// Not of the form its kind has.
     Malformed,
     /// The same object stands in an earlier file or document.
@@ -60,6 +62,7 @@ impl RejectReason {
             Self::Protocol => "protocol",
             Self::DuplicatePort => "duplicate_port",
             Self::AffinityTimeout => "affinity_timeout",
+            Self::Annotation => "annotation",
             Self::Malformed => "malformed",
             Self::DuplicateObject => "duplicate_object",
         }

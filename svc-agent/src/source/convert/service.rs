@@ -6,13 +6,15 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 
 use super::{
-    Ignored, ParseError, Parsed, RejectReason, Rejection, label, parse_address, parse_object_name, parse_port,
-    parse_transport,
+    Ignored, ParseError, Parsed, RejectReason, Rejection, annotation, bad_annotation, label, parse_address,
+    parse_object_name, parse_port, parse_transport,
 };
-use crate::model::{IpFamily, Service, ServicePort, TrafficPolicy};
+use crate::model::{IpFamily, LoadBalancing, Service, ServicePort, TrafficPolicy};
 use crate::source::intern::Interner;
 
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+const LOAD_BALANCING: &str = "load-balancing";
+const RESET: &str = "reset-on-endpoint-removal";
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
@@ -35,6 +37,8 @@ pub fn parse_service(interner: &mut Interner, service: &core::Service) -> Result
     let ports = parse_ports(interner, spec, &mut rejected);
     let local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let affinity_timeout_seconds = parse_affinity(spec, &mut rejected);
+    let load_balancing = parse_load_balancing(service, &mut rejected);
+    let reset_when_gone = parse_reset(service, &mut rejected);
     Ok(Parsed {
         object: Service {
             name,
@@ -42,6 +46,8 @@ pub fn parse_service(interner: &mut Interner, service: &core::Service) -> Result
             ports,
             internal_traffic_policy: if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
             affinity_timeout_seconds,
+            load_balancing,
+            reset_when_gone,
         },
         rejected,
     })
@@ -109,6 +115,28 @@ fn parse_affinity(spec: &core::ServiceSpec, rejected: &mut Vec<Rejection>) -> Op
             let detail = format!("timeoutSeconds {seconds} is not in 1-86400, {DEFAULT_AFFINITY_SECONDS} is used");
             rejected.push(Rejection::new(RejectReason::AffinityTimeout, detail));
             Some(DEFAULT_AFFINITY_SECONDS)
+        }
+    }
+}
+
+fn parse_load_balancing(service: &core::Service, rejected: &mut Vec<Rejection>) -> Option<LoadBalancing> {
+    match annotation(&service.metadata, LOAD_BALANCING)? {
+        "random" => Some(LoadBalancing::Random),
+        "maglev" => Some(LoadBalancing::Maglev),
+        other => {
+            rejected.push(bad_annotation(LOAD_BALANCING, other, "random or maglev"));
+            None
+        }
+    }
+}
+
+fn parse_reset(service: &core::Service, rejected: &mut Vec<Rejection>) -> bool {
+    match annotation(&service.metadata, RESET) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            rejected.push(bad_annotation(RESET, other, "true or false"));
+            false
         }
     }
 }

@@ -7,14 +7,15 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    Ignored, ParseError, Parsed, RejectReason, Rejection, label, parse_address, parse_object_name, parse_port,
-    parse_transport,
+    Ignored, ParseError, Parsed, RejectReason, Rejection, annotation, bad_annotation, label, parse_address,
+    parse_object_name, parse_port, parse_transport,
 };
-use crate::model::{Endpoint, EndpointPort, EndpointSlice, Hints, IpFamily};
+use crate::model::{Endpoint, EndpointPort, EndpointSlice, Hints, IpFamily, Weight};
 use crate::source::intern::Interner;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+const WEIGHT: &str = "weight";
 const LAST_CHANGE_TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 pub fn parse_endpoint_slice(
@@ -51,6 +52,10 @@ pub fn parse_endpoint_slice(
             Err(rejection) => rejected.push(rejection),
         }
     }
+    let weight = parse_weight(&slice.metadata).unwrap_or_else(|rejection| {
+        rejected.push(rejection);
+        Weight::default()
+    });
     ports.shrink_to_fit();
     endpoints.shrink_to_fit();
     Ok(Parsed {
@@ -61,6 +66,7 @@ pub fn parse_endpoint_slice(
             ports,
             endpoints,
             last_change_trigger: read_last_change_trigger(&slice.metadata),
+            weight,
         },
         rejected,
     })
@@ -118,6 +124,13 @@ fn intern_hints(interner: &mut Interner, hints: &discovery::EndpointHints) -> Op
         names.dedup();
     }
     Some(interner.hints(hints))
+}
+
+/// One number for all endpoints of a slice: endpoints of other weights go into another slice of the Service.
+fn parse_weight(metadata: &ObjectMeta) -> Result<Weight, Rejection> {
+    let Some(text) = annotation(metadata, WEIGHT) else { return Ok(Weight::default()) };
+    let weight = text.trim().parse().ok().and_then(Weight::new);
+    weight.ok_or_else(|| bad_annotation(WEIGHT, text, "a whole number in 1-1000"))
 }
 
 /// Only measures latency, so anything unreadable is as good as absent.

@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{EndpointPort, EndpointSlice, IpFamily, Service, ServicePort, TrafficPolicy};
+use crate::model::{EndpointPort, EndpointSlice, IpFamily, LoadBalancing, Service, ServicePort, TrafficPolicy};
 
 fn service(value: Value) -> Result<Parsed<Service>, ParseError> {
     let service: core::Service = serde_json::from_value(value).unwrap();
@@ -48,6 +48,8 @@ fn service_with_defaults_left_out() {
                 ports: vec![ServicePort { name: "".into(), transport: Transport::Tcp, port: 80 }],
                 internal_traffic_policy: TrafficPolicy::Cluster,
                 affinity_timeout_seconds: Some(10_800),
+                load_balancing: None,
+                reset_when_gone: false,
             },
             rejected: vec![],
         }
@@ -239,4 +241,49 @@ fn node_facts() {
         serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24"}})).unwrap();
     let parsed = parse_node(&mut Interner::default(), &old).unwrap();
     assert_eq!(parsed.object.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
+}
+
+#[test]
+fn annotations_of_this_project() {
+    let balanced = |text: &str| {
+        service(json!({
+            "metadata": {"name": "web", "annotations": {"svc-ebpf.io/load-balancing": text, "load-balancing": "maglev"}},
+            "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]},
+        }))
+        .unwrap()
+    };
+    assert_eq!(balanced("maglev").object.load_balancing, Some(LoadBalancing::Maglev));
+    assert_eq!(balanced("random").object.load_balancing, Some(LoadBalancing::Random));
+    let parsed = balanced("Fastest");
+    assert_eq!((parsed.object.load_balancing, labels(&parsed.rejected)), (None, vec!["annotation"]));
+    assert_eq!(
+        parsed.rejected[0].to_string(),
+        "annotation svc-ebpf.io/load-balancing is \"Fastest\", not random or maglev; it is ignored"
+    );
+
+    let resets = |text: &str| {
+        service(json!({
+            "metadata": {"name": "web", "annotations": {"svc-ebpf.io/reset-on-endpoint-removal": text}},
+            "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]},
+        }))
+        .unwrap()
+    };
+    assert!(resets("true").object.reset_when_gone);
+    assert!(!resets("false").object.reset_when_gone);
+    let parsed = resets("yes");
+    assert_eq!((parsed.object.reset_when_gone, labels(&parsed.rejected)), (false, vec!["annotation"]));
+
+    let weighted = |text: &str| {
+        let mut value = slice_of(json!([{"addresses": ["10.244.0.1"]}]));
+        value["metadata"]["annotations"] = json!({"svc-ebpf.io/weight": text});
+        slice(value).unwrap()
+    };
+    for (text, weight) in [("1", 1), ("1000", 1000), (" 7 ", 7)] {
+        assert_eq!(weighted(text).object.weight.get(), weight);
+    }
+    for text in ["0", "1001", "-1", "1.5", "", "99999999999"] {
+        let parsed = weighted(text);
+        assert_eq!((parsed.object.weight.get(), labels(&parsed.rejected)), (1, vec!["annotation"]), "{text}");
+        assert_eq!(parsed.object.endpoints.len(), 1, "the slice itself is used");
+    }
 }

@@ -30,6 +30,8 @@ fn connects_at(case: Case, frontend: &str, port: u16, pod: u32, backend: u32, se
 pub fn cases() -> Vec<Case> {
     vec![
         every_slot(),
+        hashed(),
+        hashed_stale_slot(),
         stale_slot(),
         only_stale_slots(),
         empty_slots(),
@@ -49,6 +51,21 @@ pub fn cases() -> Vec<Case> {
 fn every_slot() -> Case {
     let start = case("choice: every slot is used", &two_pods()).random(&[dice(0, 2), dice(1, 2)]);
     connects(connects(start, 40_000, 1), 40_001, 2)
+}
+
+/// The dice show the other slot each time: nobody throws them.
+fn hashed() -> Case {
+    let start = case("choice: the hash of the client decides", &two_pods().hashed()).random(&[dice(1, 2), dice(0, 2)]);
+    connects(connects(start, 40_000, 1), 40_001, 2)
+}
+
+fn hashed_stale_slot() -> Case {
+    let mut world = two_pods().hashed();
+    let ended = world.end_backend(1);
+    let start = case("choice: a hashed slot whose backend has just ended is passed over", &world)
+        .random(&[dice(0, 2), dice(1, 2)])
+        .meanwhile(ended);
+    connects(start, 40_000, 2)
 }
 
 fn stale_slot() -> Case {

@@ -29,7 +29,17 @@ fn quote_with_checksum_of(frame: &Frame, quoted: &Frame, length: usize) -> Vec<u
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![port_unreachable(), path_mtu(), path_mtu_v6(), none_of_ours()]
+    vec![
+        port_unreachable(),
+        port_unreachable_v6(),
+        path_mtu(),
+        path_mtu_v6(),
+        time_exceeded(),
+        time_exceeded_v6(),
+        about_replies(),
+        outside(),
+        none_of_ours(),
+    ]
 }
 
 fn port_unreachable() -> Case {
@@ -77,6 +87,109 @@ fn path_mtu_v6() -> Case {
         .becomes(icmp(ROUTER_V6, CLIENT_IP_V6, 2, 0, MTU, &quote(&asked, 48)))
         .at(PodEgress, icmp("fd00:10:244:3::46", CLIENT_IP_V6, 1, 4, [0; 4], &quote(&sent, 48)))
         .becomes(icmp("fd00:10:110::db", CLIENT_IP_V6, 1, 4, [0; 4], &quote(&asked, 48)))
+}
+
+fn port_unreachable_v6() -> Case {
+    let (service, pod) = ("[fd00:10:96::a]:53", "[fd00:10:244:3::2]:5353");
+    let world = World::new().forward(Protocol::UDP, service, &[pod]);
+    let (asked, sent) = (udp(CLIENT_V6, service), udp(CLIENT_V6, pod));
+    case("errors: the backend's port unreachable comes from the service, IPv6", &world)
+        .at(PodIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(
+            "+ flow ingress udp [fd00:10:244:3::5]:40000 > [fd00:10:96::a]:53 => [fd00:10:244:3::5]:40000 > [fd00:10:244:3::2]:5353, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress udp [fd00:10:244:3::2]:5353 > [fd00:10:244:3::5]:40000 => [fd00:10:96::a]:53 > [fd00:10:244:3::5]:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +56",
+        )
+        .at(PodEgress, icmp("fd00:10:244:3::2", CLIENT_IP_V6, 1, 4, [0; 4], &quote(&sent, 48)))
+        .becomes(icmp("fd00:10:96::a", CLIENT_IP_V6, 1, 4, [0; 4], &quote_with_checksum_of(&asked, &sent, 48)))
+}
+
+const OPENED: &str = "
+    + flow ingress tcp 10.244.3.5:40000 > 10.110.110.219:80 => 10.244.3.5:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
+    + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:40000 => 10.110.110.219:80 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
+    service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40";
+
+/// traceroute shows the routers on the way to the endpoint.
+fn time_exceeded() -> Case {
+    let world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]);
+    let (asked, sent) = (tcp(CLIENT, NGINX).syn(100), tcp(CLIENT, POD_1).syn(100));
+    case("errors: a router's time exceeded, with and without options in the quote", &world)
+        .at(PodIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(OPENED)
+        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&sent, 28)))
+        .becomes(icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&asked, 28)))
+        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&sent.ip_options(&[1; 8]), 36)))
+        .becomes(icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&asked.ip_options(&[1; 8]), 36)))
+}
+
+fn time_exceeded_v6() -> Case {
+    let world = World::new().forward(Protocol::TCP, NGINX_V6, &[POD_V6]);
+    let (asked, sent) = (tcp(CLIENT_V6, NGINX_V6).syn(100), tcp(CLIENT_V6, POD_V6).syn(100));
+    case("errors: a router's time exceeded, IPv6", &world)
+        .at(PodIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(
+            "+ flow ingress tcp [fd00:10:244:3::5]:40000 > [fd00:10:110::db]:80 => [fd00:10:244:3::5]:40000 > [fd00:10:244:3::46]:8080, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress tcp [fd00:10:244:3::46]:8080 > [fd00:10:244:3::5]:40000 => [fd00:10:110::db]:80 > [fd00:10:244:3::5]:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +60",
+        )
+        .at(PodEgress, icmp(ROUTER_V6, CLIENT_IP_V6, 3, 0, [0; 4], &quote(&sent, 48)))
+        .becomes(icmp(ROUTER_V6, CLIENT_IP_V6, 3, 0, [0; 4], &quote(&asked, 48)))
+}
+
+/// A client that closed its socket says so to the service; the endpoint must hear of its own datagram.
+fn about_replies() -> Case {
+    let world = World::new().forward(Protocol::UDP, DNS, &["10.244.3.2:5353"]);
+    let (asked, sent) = (udp(CLIENT, DNS), udp(CLIENT, "10.244.3.2:5353"));
+    let (answered, received) = (udp("10.244.3.2:5353", CLIENT), udp(DNS, CLIENT));
+    case("errors: the client's about a reply reach the endpoint", &world)
+        .at(PodIngress, asked)
+        .becomes(sent)
+        .changes(
+            "+ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:5353, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress udp 10.244.3.2:5353 > 10.244.3.5:40000 => 10.96.0.10:53 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +36",
+        )
+        .at(PodEgress, answered.clone())
+        .becomes(received.clone())
+        .changes(
+            "~ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 [replied]
+             ~ flow egress udp 10.244.3.2:5353 > 10.244.3.5:40000 [replied]
+             service 1: packets_to_client +1, bytes_to_client +36",
+        )
+        .at(PodIngress, icmp(CLIENT_IP, "10.96.0.10", 3, 3, [0; 4], &quote(&received, 28)))
+        .becomes(icmp(CLIENT_IP, "10.244.3.2", 3, 3, [0; 4], &quote_with_checksum_of(&answered, &received, 28)))
+}
+
+/// Sent to the node, in whose name the packet went on: it takes both steps back.
+fn outside() -> Case {
+    const OUTSIDE: &str = "192.0.2.9:5000";
+    const REMOTE: &str = "10.244.7.9:8080";
+    const NODE: &str = "10.0.0.1";
+    // Dice that choose port 61000 for the node.
+    let world = World::new().forward(Protocol::TCP, NGINX, &[REMOTE]);
+    let (asked, sent) = (tcp(OUTSIDE, NGINX).syn(100), tcp(OUTSIDE, REMOTE).syn(100));
+    let masqueraded = tcp("10.0.0.1:61000", REMOTE).syn(100);
+    case("errors: about a packet of a client outside", &world)
+        .native_only("the quote needs to know the port that the node chose")
+        .random(&[0, 0])
+        .at(UplinkIngress, asked.clone())
+        .becomes(sent.clone())
+        .changes(
+            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:5000 > 10.244.7.9:8080, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress tcp 10.244.7.9:8080 > 192.0.2.9:5000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
+             + flow egress tcp 192.0.2.9:5000 > 10.244.7.9:8080 => 10.0.0.1:61000 > 10.244.7.9:8080, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress tcp 10.244.7.9:8080 > 10.0.0.1:61000 => 10.244.7.9:8080 > 192.0.2.9:5000, backend 1, no service, addresses, peer egress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
+        )
+        .then_at(UplinkEgress)
+        .becomes(masqueraded.clone())
+        .at(UplinkIngress, icmp(ROUTER, NODE, 3, 4, MTU, &quote(&masqueraded, 28)))
+        .becomes(icmp(ROUTER, "192.0.2.9", 3, 4, MTU, &quote(&sent, 28)))
+        .then_at(UplinkEgress)
+        .becomes(icmp(ROUTER, "192.0.2.9", 3, 4, MTU, &quote(&asked, 28)))
 }
 
 fn none_of_ours() -> Case {
