@@ -31,6 +31,7 @@ use crate::{Helper, Shape};
 const AUDIT_EVERY: Duration = Duration::from_secs(20);
 /// In the report of a failure.
 const SHOWN_FLOWS: usize = 40;
+const SHOWN_LINES: usize = 30;
 /// Streams of random numbers beside those of the clients.
 const CHANGES: u64 = 0;
 
@@ -75,7 +76,13 @@ pub fn soak(helper: Helper, args: &SoakArgs) -> Result<String> {
         let shown = |what: &str| scene.agent.query(&["get", what, "-o", "wide"]).unwrap_or_default();
         let (flows, drops) = (shown("flows"), shown("drops"));
         let flows = flows.lines().take(SHOWN_FLOWS).collect::<Vec<_>>().join("\n");
-        anyhow!("seed {seed}: {error:#}\nthe last changes, in seconds since the start:\n{changes}{drops}{flows}")
+        let log = scene.agent.log();
+        let log: Vec<&str> = log.lines().collect();
+        let log = log[log.len().saturating_sub(SHOWN_LINES)..].join("\n");
+        anyhow!(
+            "seed {seed}: {error:#}\nthe last changes, in seconds since the start:\n{changes}{drops}{flows}\n\
+             the agent's log ends with:\n{log}"
+        )
     })
 }
 
