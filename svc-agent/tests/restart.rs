@@ -20,8 +20,8 @@ fn a_restart_keeps_maps_and_links_and_replaces_programs() {
         drop(start(lab.options()).await.unwrap());
         let (maps, links) = (lab.map_ids(), lab.link_ids());
         assert!(maps.contains_key(map::CONFIG), "{maps:?}");
-        // All hooks, and two programs on one interface.
-        assert_eq!(links.len(), HOOKS.len() + 2, "{links:?}");
+        // All hooks, two programs on one interface, one on loopback.
+        assert_eq!(links.len(), HOOKS.len() + 3, "{links:?}");
         drop(start(lab.options()).await.unwrap());
         assert_eq!(lab.map_ids(), maps);
         let after = lab.link_ids();

@@ -130,9 +130,13 @@ fn the_node_reaches_itself_through_services() -> Result<()> {
 /// Either packets or sockets were translated, and each exactly once.
 fn expect_translated(mode: Mode, counted: Counters) -> Result<()> {
     let sockets = u64::from(SOCKETS);
+    // A UDP socket that happens to get the port of an earlier one goes on with its flow.
+    let begun = sockets - u64::from(COINCIDENCES)..=sockets;
     match mode {
         Mode::Tc | Mode::Host => ensure!(
-            counted.connections_tc == sockets && counted.connections_socket == 0 && counted.packets >= 6 * sockets,
+            begun.contains(&counted.connections_tc)
+                && counted.connections_socket == 0
+                && counted.packets >= 6 * sockets,
             "packets should be translated: {counted:?}"
         ),
         Mode::Socket => ensure!(

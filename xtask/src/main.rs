@@ -13,6 +13,7 @@ mod image;
 mod lint;
 mod packages;
 mod process;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -41,6 +42,8 @@ enum Command {
     Conformance(conformance::Options),
     /// What a Service costs, beside the direct way and kube-proxy's rules
     Bench(bench::Options),
+    /// Change a cluster at random under traffic, and judge
+    Soak(soak::Options),
     /// Formatting, clippy for both targets, documents, deploy files
     Lint,
     /// Build the container image, or its build context
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
     };

@@ -29,6 +29,9 @@ use crate::{Helper, Shape};
 
 /// Between two audits beside the traffic.
 const AUDIT_EVERY: Duration = Duration::from_secs(20);
+/// In the report of a failure.
+const SHOWN_FLOWS: usize = 40;
+const SHOWN_LINES: usize = 30;
 /// Streams of random numbers beside those of the clients.
 const CHANGES: u64 = 0;
 
@@ -72,7 +75,14 @@ pub fn soak(helper: Helper, args: &SoakArgs) -> Result<String> {
         let changes: String = timeline.last_changes().iter().map(|line| format!("  {line}\n")).collect();
         let shown = |what: &str| scene.agent.query(&["get", what, "-o", "wide"]).unwrap_or_default();
         let (flows, drops) = (shown("flows"), shown("drops"));
-        anyhow!("seed {seed}: {error:#}\nthe last changes, in seconds since the start:\n{changes}{drops}{flows}")
+        let flows = flows.lines().take(SHOWN_FLOWS).collect::<Vec<_>>().join("\n");
+        let log = scene.agent.log();
+        let log: Vec<&str> = log.lines().collect();
+        let log = log[log.len().saturating_sub(SHOWN_LINES)..].join("\n");
+        anyhow!(
+            "seed {seed}: {error:#}\nthe last changes, in seconds since the start:\n{changes}{drops}{flows}\n\
+             the agent's log ends with:\n{log}"
+        )
     })
 }
 

@@ -21,7 +21,8 @@ use crate::{AgentOptions, AgentProcess, Family, Helper, Lab, Manifests, NodeSpec
 
 pub(super) const NODE: &str = "n1";
 const SERVING: [&str; 5] = ["near", "spare", "far", "away", "n2"];
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Generous: that the agent is slow is not what this is about, and the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// All that maps hold of Services. None of it may be left when they are gone.
 const PUBLISHED: [&str; 6] = ["services", "frontends", "markers", "names", "slots", "backends"];

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,8 @@ use crate::{Client, Family, Outcome, Sample, Tcp, Udp, client::Again};
 const TCP_PATIENCE: Duration = Duration::from_secs(6);
 /// A datagram that is not answered in this time is asked again before that means anything.
 const UDP_PATIENCE: [Duration; 3] = [Duration::from_millis(800), Duration::from_secs(2), Duration::from_secs(4)];
+/// The agent, the servers and all clients share the machine.
+const PAUSE: Duration = Duration::from_millis(12);
 const KEPT: usize = 12;
 const REMEMBERED: usize = 25;
 
@@ -81,6 +84,7 @@ impl<'a> Visitor<'a> {
         let mut turn = || -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
                 self.step()?;
+                thread::sleep(PAUSE * self.random.below(4) as u32);
             }
             Ok(())
         };
@@ -153,7 +157,9 @@ impl<'a> Visitor<'a> {
             }
         }
         self.check_affinity(target, &samples, start, end)?;
-        let held = keep && (kind != Kind::Tcp || samples[0].outcome == Outcome::Ok);
+        // A connect() that is refused leaves no socket.
+        let held =
+            keep && if kind == Kind::Tcp { samples[0].outcome == Outcome::Ok } else { samples[0].local.is_some() };
         if held {
             let last = samples[0].backends.last().cloned().filter(|_| samples[0].outcome == Outcome::Ok);
             let kept = Kept { name, target, kind, last, since: end };

@@ -73,7 +73,7 @@ impl Maps for KernelMaps {
     }
 
     fn read_config(&self) -> Result<Config, MapsError> {
-        element(&self.config, map::CONFIG, 0).map(bytemuck::cast::<[u64; 4], _>)
+        element(&self.config, map::CONFIG, 0).map(bytemuck::cast::<[u64; config_word::COUNT], _>)
     }
 
     fn read_service(&self, index: u32) -> Result<ServiceEntry, MapsError> {
