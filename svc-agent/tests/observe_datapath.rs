@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aya::maps::ProgramArray;
+use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
 use observe_support::kernel::BpfRoot;
 use svc_agent::cli::monitor::{MonitorFormat, Printer};
 use svc_agent::datapath::events::EventListener;
 use svc_agent::datapath::maps::{Access, KernelMaps};
+use svc_agent::datapath::{Capacities, PinDir, Variant, load};
 use svc_agent::model::{IpFamily, LoadBalancing, ObjectName, Transport, Weight};
 use svc_agent::observe::PinnedMaps;
 use svc_agent::observe::drops::drop_rows;
@@ -24,37 +24,23 @@ use svc_agent::observe::label::Filter;
 use svc_agent::observe::services::service_rows;
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
 use svc_agent::publish::Publisher;
-use svc_common::{map, program, tail_call};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
-
-const MAPS: [&str; 19] = [
-    map::CONFIG,
-    map::ADDRESS_FILTER,
-    map::CLUSTER_RANGES,
-    map::FRONTENDS_V4,
-    map::FRONTENDS_V6,
-    map::SERVICES,
-    map::SERVICE_NAMES,
-    map::SLOTS,
-    map::BACKENDS,
-    map::FLOWS_V4,
-    map::FLOWS_V6,
-    map::AFFINITY,
-    map::SOCKETS,
-    map::FRAGMENTS,
-    map::HELD_FRAGMENTS,
-    map::SERVICE_COUNTERS,
-    map::SERVICE_COUNTERS_FIRST,
-    map::DROP_COUNTERS,
-    map::EVENTS,
-];
+use svc_common::program;
 
 const WEB: &str = "10.96.1.1:80";
 const EMPTY: &str = "10.96.1.2:80";
 const BACKEND: &str = "10.244.1.9:8080";
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
+
+/// The object's own defaults.
+const VARIANT: Variant = Variant {
+    trace: false,
+    coarse_clock: true,
+    set_retval: true,
+    ipv6_csum_flag: true,
+    forward_direct: false,
+    host_netns_cookie: 0,
+};
 
 struct Datapath {
     root: BpfRoot,
@@ -64,26 +50,9 @@ struct Datapath {
 impl Datapath {
     fn load() -> Self {
         let root = BpfRoot::mount();
-        std::fs::create_dir_all(root.maps()).unwrap();
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
-        for name in MAPS {
-            loader.map_pin_path(name, root.maps().join(name));
-        }
-        let mut ebpf = loader.load(OBJECT).unwrap();
-        for name in [program::POD_INGRESS, program::POD_EGRESS] {
-            let classifier: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            classifier.load().unwrap();
-        }
-        for (index, name) in tail_call::TARGETS {
-            let classifier: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            if classifier.fd().is_err() {
-                classifier.load().unwrap();
-            }
-            let fd = classifier.fd().unwrap().try_clone().unwrap();
-            let mut programs = ProgramArray::try_from(ebpf.map_mut(map::PROGRAMS).unwrap()).unwrap();
-            programs.set(index, &fd, 0).unwrap();
-        }
+        let pins = PinDir::new(root.path());
+        pins.create().unwrap();
+        let (ebpf, _) = load(Some(&pins), &VARIANT, Capacities::default()).unwrap();
         let datapath = Self { root, ebpf };
         datapath.publish();
         datapath

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use objects::{Objects, deleted, event, list};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use publish_support::Random;
+use publish_support::unreliable;
 use reference::cluster::{Change, any_history, any_object_change};
 use reference::{Address, NODE, Outcome, outcomes};
 use svc_agent::audit::{Entries, audit};
 use svc_agent::index::Index;
 use svc_agent::model::ObjectName;
 use svc_agent::plan::{Decision, PlannedBackend, ServicePlan, plan_affected};
-use svc_agent::publish::faulty::{Fault, FaultyMaps};
 use svc_agent::publish::maps::{ip_of, transport_of};
 use svc_agent::publish::memory::MemoryMaps;
 use svc_agent::publish::snapshot::{text_of, verdict_text};
@@ -287,15 +286,7 @@ proptest! {
     #[test]
     fn and_in_the_end_where_writes_fail(history in any_history(), seed in any::<u64>()) {
         let memory = MemoryMaps::new(CAPACITIES);
-        let faulty = || {
-            let mut random = Random(seed);
-            FaultyMaps::new(memory.share(), move |_, _| match random.below(40) {
-                0 => Some(Fault::NotPermitted),
-                1 => Some(Fault::Full),
-                _ => None,
-            })
-        };
-        live(&history, faulty, |_, _, _| Ok(()))?;
+        live(&history, || unreliable(&memory, seed), |_, _, _| Ok(()))?;
     }
 }
 

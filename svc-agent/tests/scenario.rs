@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use objects::{Objects, deleted, event, kind_of, list};
 use publish_support::kernel::PinnedMaps;
-use publish_support::{CAPACITIES, Random};
+use publish_support::{CAPACITIES, unreliable};
 use serde_json::Value;
 use svc_agent::datapath::maps::Access;
 use svc_agent::index::Index;
 use svc_agent::model::ObjectName;
 use svc_agent::plan::plan_affected;
-use svc_agent::publish::faulty::{Fault, FaultyMaps};
 use svc_agent::publish::memory::MemoryMaps;
 use svc_agent::publish::{GRACE, Maps, MapsSnapshot, Publisher};
 use svc_agent::source::{Interner, Kind, SourceEvent};
@@ -183,15 +182,7 @@ fn scenarios_where_writes_fail() {
     for file in files() {
         for seed in 1..6 {
             let memory = MemoryMaps::new(CAPACITIES);
-            let faulty = || {
-                let mut random = Random(seed);
-                FaultyMaps::new(memory.share(), move |_, _| match random.below(40) {
-                    0 => Some(Fault::NotPermitted),
-                    1 => Some(Fault::Full),
-                    _ => None,
-                })
-            };
-            World::new(faulty).run(&file);
+            World::new(|| unreliable(&memory, seed)).run(&file);
         }
     }
 }

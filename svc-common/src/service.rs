@@ -15,6 +15,14 @@ pub struct FrontendKey<A> {
     pub protocol: Protocol,
     pub zero: u8,
 }
+impl<A> FrontendKey<A> {
+    /// The entry that stands for the address itself.
+    #[inline(always)]
+    pub const fn marker(address: A) -> Self {
+        Self { address, port: Port(0), protocol: Protocol(0), zero: 0 }
+    }
+}
+
 pub type FrontendKeyV4 = FrontendKey<AddrV4>;
 pub type FrontendKeyV6 = FrontendKey<AddrV6>;
 abi!(FrontendKeyV4, 8);

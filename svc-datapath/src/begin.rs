@@ -2,7 +2,7 @@
 //! Neighbours: `select` chooses, `flow` enters the pair, `verdict` says no.
 
 use svc_common::{
-    DropReason, Flow, FlowEntry, FlowKey, FrontendKey, Port, Protocol, address_class, flow_op, flow_stage, flow_state,
+    DropReason, Flow, FlowEntry, FlowKey, FrontendKey, Protocol, address_class, flow_op, flow_stage, flow_state,
 };
 
 use crate::address::Address;
@@ -216,7 +216,7 @@ pub fn needs_masquerade<A: Address, T: FamilyTables<A>>(tables: &T, side: Side, 
 /// Whether any service has this address.
 #[inline(never)]
 pub fn is_service_address<A: Address, T: FamilyTables<A>>(tables: &T, address: &A) -> bool {
-    tables.frontend(&FrontendKey { address: *address, port: Port(0), protocol: Protocol(0), zero: 0 }).is_some()
+    tables.frontend(&FrontendKey::marker(*address)).is_some()
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! there has an endpoint, and refused as a connection would be otherwise. The marker of the address says which.
 //! Neighbours: `tc` calls it, `refuse` writes the refusal.
 
-use svc_common::{AddrV4, AddrV6, DropReason, Flow, FrontendKey, Port, Protocol, address_marker};
+use svc_common::{AddrV4, AddrV6, DropReason, Flow, FrontendKey, Port, address_marker};
 
 use crate::checksum;
 use crate::icmp::Icmp;
@@ -67,8 +67,7 @@ pub fn answer<A: Echo, P: Packet, T: Tables + FamilyTables<A>>(
             return None;
         }
     }
-    let marker = FrontendKey { address: headers.key.destination, port: Port(0), protocol: Protocol(0), zero: 0 };
-    let marker = tables.frontend(&marker)?;
+    let marker = tables.frontend(&FrontendKey::marker(headers.key.destination))?;
     // Where the identification of a fragment was; events show ports there.
     (headers.key.source_port, headers.key.destination_port) = (Port(0), Port(0));
     let none = Flow::<A>::NO_SERVICE;

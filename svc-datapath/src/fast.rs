@@ -13,7 +13,7 @@ use crate::rewrite::{RewriteNetwork, translate};
 use crate::tables::{Action, FamilyTables, Packet, Side, Tables};
 use crate::tc::{count_packet, ethertype, translatable};
 
-/// What becomes of a packet.
+/// What becomes of a packet that enters the node's stack.
 pub enum Fast {
     Done(Action),
     /// Straight to the next hop, past the stack.
@@ -34,13 +34,13 @@ pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> 
     }
 }
 
-/// A packet that leaves the node's stack; [`Fast::Slow`] means [`crate::tc::egress`].
+/// A packet that leaves the node's stack; `None`: for [`crate::tc::egress`], and unchanged.
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Fast {
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Option<Action> {
     match ethertype(packet) {
         Some(ETHERTYPE_IPV4) => egress_family::<AddrV4, _, _>(packet, tables, side),
         Some(ETHERTYPE_IPV6) => egress_family::<AddrV6, _, _>(packet, tables, side),
-        _ => PASS,
+        _ => Some(Action::Pass),
     }
 }
 
@@ -76,7 +76,7 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
             }
             false => None,
         };
-        return forward(packet, tables, &headers, &flow, hop, now);
+        return leave(packet, tables, &headers, &flow, hop, now);
     }
     if may_reply {
         // A reply that would meet its flow where it leaves the stack may not come that far.
@@ -88,7 +88,7 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
             }
             let ends = (headers.key.source, headers.key.destination);
             return match next_hop(packet, tables, place, &headers, ends, flow.last_seen != now) {
-                Some(hop) => forward(packet, tables, &headers, &flow, Some(hop), now),
+                Some(hop) => leave(packet, tables, &headers, &flow, Some(hop), now),
                 None => PASS,
             };
         }
@@ -99,26 +99,28 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
 }
 
 #[inline(always)]
-fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T, side: Side) -> Fast {
-    let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return PASS };
+fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+) -> Option<Action> {
+    let Some(mut headers) = A::parse_network(packet, flow_stage::EGRESS) else { return Some(Action::Pass) };
     if !translatable(headers.key.protocol) {
-        return Fast::Slow;
+        return None;
     }
     let destination_class = tables.address_class(headers.key.destination);
     let class = tables.address_class(headers.key.source) | destination_class;
     if side == Side::Uplink && destination_class & address_class::FRONTEND != 0 {
-        return Fast::Slow;
+        return None;
     }
     if class & address_class::BACKEND == 0 {
-        return PASS;
+        return Some(Action::Pass);
     }
-    if read_plain(packet, &mut headers).is_none() {
-        return Fast::Slow;
-    }
+    read_plain(packet, &mut headers)?;
     match tables.flow(&headers.key) {
-        Some(flow) if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 => Fast::Slow,
-        Some(flow) => forward(packet, tables, &headers, &flow, None, tables.now()),
-        None => PASS,
+        Some(flow) if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 => None,
+        Some(flow) => Some(forward(packet, tables, &headers, &flow, false, tables.now())),
+        None => Some(Action::Pass),
     }
 }
 
@@ -137,8 +139,9 @@ fn read_plain<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Op
     parse_transport(packet, headers)
 }
 
+/// Forwards a packet to its next hop, or through the stack.
 #[inline(always)]
-fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
+fn leave<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     headers: &Headers<A>,
@@ -146,18 +149,37 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     hop: Option<Hop>,
     now: u32,
 ) -> Fast {
+    match (forward(packet, tables, headers, flow, hop.is_some(), now), hop) {
+        (Action::Pass, Some(hop)) => Fast::Forward(hop),
+        (action, _) => Fast::Done(action),
+    }
+}
+
+/// A packet of an existing flow; `past_stack`: nobody else will count its hops down.
+#[inline(always)]
+fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    headers: &Headers<A>,
+    flow: &Flow<A>,
+    past_stack: bool,
+    now: u32,
+) -> Action {
+    // Not by `flow::mark_pair`, which asks for the flow again and is a function of its own.
     if let Some(state) = flow::news(flow, headers.tcp_flags, now) {
         tables.mark_flow(&headers.key, state, now);
         tables.mark_flow(&flow::peer_key(&headers.key, flow), state, now);
     }
     count_packet(packet, tables, headers, flow);
     let mut changed = translate(packet, headers, flow);
-    if hop.is_some() {
+    if past_stack {
         changed = changed.and_then(|()| A::count_down(packet));
     }
-    if changed.is_err() {
-        tables.count_drop(DropReason::RewriteFailed);
-        return Fast::Done(Action::Drop(DropReason::RewriteFailed));
+    match changed {
+        Ok(()) => Action::Pass,
+        Err(_) => {
+            tables.count_drop(DropReason::RewriteFailed);
+            Action::Drop(DropReason::RewriteFailed)
+        }
     }
-    hop.map_or(PASS, Fast::Forward)
 }

@@ -1,5 +1,5 @@
-//! The per-packet path, complete; `fast` is its shortcut. Destinations are rewritten where a packet enters the node's stack, sources where it leaves, both
-//! at the client's own interface: between the two the host sees client and backend, in both directions.
+//! The per-packet path, complete; `fast` is its shortcut. Destinations are rewritten where a packet enters the node's
+//! stack, sources where it leaves, both at the client's own interface: between the two the host sees client and backend.
 //! Neighbours: `begin` for first packets, `parse`, `flow`, `rewrite`; the caller carries out the returned [`Action`].
 
 use svc_common::{AddrV4, AddrV6, DropReason, Flow, Protocol, address_class, flow_op, flow_stage};

@@ -1,5 +1,6 @@
-//! Kernel programs: thin entry points over `svc-datapath`; each TC program continues with its slow one by tail call. Maps are in `maps`, facts fixed at load time in `variant`,
-//! the kernel side of the datapath's traits in `packet`, `tables` and `sockaddr`.
+//! Kernel programs: thin entry points over `svc-datapath`; each TC program continues with its slow one by tail call, a
+//! fragment with one more before that. Maps are in `maps`, facts fixed at load time in `variant`, the kernel side of the
+//! datapath's traits in `packet`, `tables` and `sockaddr`.
 #![no_std]
 #![no_main]
 
@@ -27,109 +28,98 @@ use crate::tables::KernelTables;
 /// `TC_ACT_UNSPEC` of a classifier: leave the verdict to the programs and filters behind this one.
 const NEXT: i32 = -1;
 
+/// Flags of bpf_redirect that send a packet back to where it came from.
+const FROM_INGRESS: u64 = 0;
+const FROM_EGRESS: u64 = BPF_F_INGRESS as u64;
+
 #[classifier]
 pub fn pod_ingress(context: TcContext) -> i32 {
-    let mut packet = arrive(&context);
-    match fast::ingress(&mut packet, &KernelTables, Side::Pod) {
-        Fast::Done(action) => depart(&context, &packet, action, 0),
-        Fast::Forward(hop) => forward(&context, &packet, &hop),
-        Fast::Slow => {
-            continue_with(&context, either(&packet, tail_call::POD_INGRESS_FRAGMENT, tail_call::POD_INGRESS_SLOW))
-        }
-    }
+    ingress(&context, Side::Pod, tail_call::POD_INGRESS_FRAGMENT, tail_call::POD_INGRESS_SLOW)
 }
 
 #[classifier]
 pub fn pod_ingress_fragment(context: TcContext) -> i32 {
-    let step = hold::ingress(&mut TcPacket::new(&context), &KernelTables);
-    go_on(&context, step, tail_call::POD_INGRESS_SLOW)
+    go_on(&context, hold::ingress(&mut TcPacket::new(&context), &KernelTables), tail_call::POD_INGRESS_SLOW)
 }
 
 #[classifier]
 pub fn pod_ingress_slow(context: TcContext) -> i32 {
-    let mut packet = TcPacket::new(&context);
-    let Some(scratch) = scratch() else { return NEXT };
-    let action = tc::ingress(&mut packet, &KernelTables, Side::Pod, scratch);
-    depart(&context, &packet, action, 0)
+    slow(&context, FROM_INGRESS, |packet, scratch| tc::ingress(packet, &KernelTables, Side::Pod, scratch))
 }
 
 #[classifier]
 pub fn pod_egress(context: TcContext) -> i32 {
-    let mut packet = arrive(&context);
-    match fast::egress(&mut packet, &KernelTables, Side::Pod) {
-        Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        Fast::Forward(_) | Fast::Slow => {
-            continue_with(&context, either(&packet, tail_call::POD_EGRESS_FRAGMENT, tail_call::POD_EGRESS_SLOW))
-        }
-    }
+    egress(&context, arrive(&context), Side::Pod, tail_call::POD_EGRESS_FRAGMENT, tail_call::POD_EGRESS_SLOW)
 }
 
 #[classifier]
 pub fn pod_egress_fragment(context: TcContext) -> i32 {
-    let step = hold::egress(&mut TcPacket::new(&context), &KernelTables);
-    go_on(&context, step, tail_call::POD_EGRESS_SLOW)
+    go_on(&context, hold::egress(&mut TcPacket::new(&context), &KernelTables), tail_call::POD_EGRESS_SLOW)
 }
 
 #[classifier]
 pub fn pod_egress_slow(context: TcContext) -> i32 {
-    let mut packet = TcPacket::new(&context);
-    let Some(scratch) = scratch() else { return NEXT };
-    let action = tc::egress(&mut packet, &KernelTables, Side::Pod, scratch);
-    depart(&context, &packet, action, BPF_F_INGRESS as u64)
+    slow(&context, FROM_EGRESS, |packet, scratch| tc::egress(packet, &KernelTables, Side::Pod, scratch))
 }
 
 #[classifier]
 pub fn uplink_ingress(context: TcContext) -> i32 {
-    let mut packet = arrive(&context);
-    match fast::ingress(&mut packet, &KernelTables, Side::Uplink) {
-        Fast::Done(action) => depart(&context, &packet, action, 0),
-        Fast::Forward(hop) => forward(&context, &packet, &hop),
-        Fast::Slow => {
-            continue_with(&context, either(&packet, tail_call::UPLINK_INGRESS_FRAGMENT, tail_call::UPLINK_INGRESS_SLOW))
-        }
-    }
+    ingress(&context, Side::Uplink, tail_call::UPLINK_INGRESS_FRAGMENT, tail_call::UPLINK_INGRESS_SLOW)
 }
 
 #[classifier]
 pub fn uplink_ingress_fragment(context: TcContext) -> i32 {
-    let step = hold::ingress(&mut TcPacket::new(&context), &KernelTables);
-    go_on(&context, step, tail_call::UPLINK_INGRESS_SLOW)
+    go_on(&context, hold::ingress(&mut TcPacket::new(&context), &KernelTables), tail_call::UPLINK_INGRESS_SLOW)
 }
 
 #[classifier]
 pub fn uplink_ingress_slow(context: TcContext) -> i32 {
-    let mut packet = TcPacket::new(&context);
-    let Some(scratch) = scratch() else { return NEXT };
-    let action = tc::ingress(&mut packet, &KernelTables, Side::Uplink, scratch);
-    depart(&context, &packet, action, 0)
+    slow(&context, FROM_INGRESS, |packet, scratch| tc::ingress(packet, &KernelTables, Side::Uplink, scratch))
 }
 
 #[classifier]
 pub fn uplink_egress(context: TcContext) -> i32 {
-    let mut packet = arrive(&context);
+    let packet = arrive(&context);
     if route::is_local(&packet) {
         return route::deliver();
     }
-    match fast::egress(&mut packet, &KernelTables, Side::Uplink) {
-        Fast::Done(action) => depart(&context, &packet, action, BPF_F_INGRESS as u64),
-        Fast::Forward(_) | Fast::Slow => {
-            continue_with(&context, either(&packet, tail_call::UPLINK_EGRESS_FRAGMENT, tail_call::UPLINK_EGRESS_SLOW))
-        }
-    }
+    egress(&context, packet, Side::Uplink, tail_call::UPLINK_EGRESS_FRAGMENT, tail_call::UPLINK_EGRESS_SLOW)
 }
 
 #[classifier]
 pub fn uplink_egress_fragment(context: TcContext) -> i32 {
-    let step = hold::egress(&mut TcPacket::new(&context), &KernelTables);
-    go_on(&context, step, tail_call::UPLINK_EGRESS_SLOW)
+    go_on(&context, hold::egress(&mut TcPacket::new(&context), &KernelTables), tail_call::UPLINK_EGRESS_SLOW)
 }
 
 #[classifier]
 pub fn uplink_egress_slow(context: TcContext) -> i32 {
-    let mut packet = TcPacket::new(&context);
+    slow(&context, FROM_EGRESS, |packet, scratch| tc::egress(packet, &KernelTables, Side::Uplink, scratch))
+}
+
+#[inline(always)]
+fn ingress(context: &TcContext, side: Side, fragment: u32, slow: u32) -> i32 {
+    let mut packet = arrive(context);
+    match fast::ingress(&mut packet, &KernelTables, side) {
+        Fast::Done(action) => depart(context, &packet, action, FROM_INGRESS),
+        Fast::Forward(hop) => forward(context, &packet, &hop),
+        Fast::Slow => continue_with(context, either(&packet, fragment, slow)),
+    }
+}
+
+#[inline(always)]
+fn egress(context: &TcContext, mut packet: TcPacket<'_>, side: Side, fragment: u32, slow: u32) -> i32 {
+    match fast::egress(&mut packet, &KernelTables, side) {
+        Some(action) => depart(context, &packet, action, FROM_EGRESS),
+        None => continue_with(context, either(&packet, fragment, slow)),
+    }
+}
+
+#[inline(always)]
+fn slow(context: &TcContext, back: u64, path: impl FnOnce(&mut TcPacket<'_>, &mut Scratch) -> Action) -> i32 {
+    let mut packet = TcPacket::new(context);
     let Some(scratch) = scratch() else { return NEXT };
-    let action = tc::egress(&mut packet, &KernelTables, Side::Uplink, scratch);
-    depart(&context, &packet, action, BPF_F_INGRESS as u64)
+    let action = path(&mut packet, scratch);
+    depart(context, &packet, action, back)
 }
 
 /// What a packet goes on with: fragments have to come in order.
@@ -168,7 +158,7 @@ fn arrive(context: &TcContext) -> TcPacket<'_> {
     packet
 }
 
-/// `back` are the flags of bpf_redirect that send a packet back to where it came from.
+/// `back` is [`FROM_INGRESS`] or [`FROM_EGRESS`].
 #[inline(always)]
 fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64) -> i32 {
     trace::departure(context, packet, action);
@@ -181,7 +171,7 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64)
             let way = route::reroute(context, packet);
             match (way, back) {
                 // What comes in is for the node itself: the stack may still take it.
-                (TC_ACT_SHOT, 0) => NEXT,
+                (TC_ACT_SHOT, FROM_INGRESS) => NEXT,
                 (TC_ACT_SHOT, _) => {
                     KernelTables.count_drop(DropReason::NoRoute);
                     TC_ACT_SHOT

@@ -33,7 +33,8 @@ pub fn bind(context: &SockAddrContext) -> i32 {
 pub fn connect4(context: &SockAddrContext) -> i32 {
     let socket = socket(context);
     let listens = |address, port| listens4(context, address, port);
-    apply4(context, socket::connect(&KernelTables, &socket, address4(context), port(context), listens))
+    let resolution = socket::connect(&KernelTables, &socket, address4(context), port(context), listens);
+    apply(resolution, |address, port| store4(context, address, port))
 }
 
 pub fn connect6(context: &SockAddrContext) -> i32 {
@@ -42,11 +43,13 @@ pub fn connect6(context: &SockAddrContext) -> i32 {
     match mapped(address) {
         Some(address) => {
             let listens = |address, port| listens4(context, address, port);
-            apply_mapped(context, socket::connect(&KernelTables, &socket, address, port(context), listens))
+            let resolution = socket::connect(&KernelTables, &socket, address, port(context), listens);
+            apply(resolution, |address, port| store6(context, unmapped(address), port))
         }
         None => {
             let listens = |address, port| listens6(context, address, port);
-            apply6(context, socket::connect(&KernelTables, &socket, address, port(context), listens))
+            let resolution = socket::connect(&KernelTables, &socket, address, port(context), listens);
+            apply(resolution, |address, port| store6(context, address, port))
         }
     }
 }
@@ -189,36 +192,13 @@ fn unmapped(address: AddrV4) -> AddrV6 {
     AddrV6([a, b, c, address.0])
 }
 
+/// Does what was decided; `store` writes an address into the context.
 #[inline(always)]
-fn apply4(context: &SockAddrContext, resolution: Resolution<AddrV4>) -> i32 {
+fn apply<A>(resolution: Resolution<A>, store: impl FnOnce(A, Port)) -> i32 {
     match resolution {
         Resolution::Unchanged => PROCEED,
         Resolution::Replace(address, port) => {
-            store4(context, address, port);
-            PROCEED
-        }
-        Resolution::Refuse => refuse(),
-    }
-}
-
-#[inline(always)]
-fn apply6(context: &SockAddrContext, resolution: Resolution<AddrV6>) -> i32 {
-    match resolution {
-        Resolution::Unchanged => PROCEED,
-        Resolution::Replace(address, port) => {
-            store6(context, address, port);
-            PROCEED
-        }
-        Resolution::Refuse => refuse(),
-    }
-}
-
-#[inline(always)]
-fn apply_mapped(context: &SockAddrContext, resolution: Resolution<AddrV4>) -> i32 {
-    match resolution {
-        Resolution::Unchanged => PROCEED,
-        Resolution::Replace(address, port) => {
-            store6(context, unmapped(address), port);
+            store(address, port);
             PROCEED
         }
         Resolution::Refuse => refuse(),

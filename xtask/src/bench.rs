@@ -2,11 +2,10 @@
 //! what the arguments mean, is its business: `cargo xtask bench --help`.
 
 use std::ffi::OsString;
-use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{build_ebpf, packages, process};
+use crate::{build_ebpf, lab, packages, process};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -17,9 +16,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("the benchmark makes network namespaces and loads BPF programs: run it as root");
-    }
+    lab::require_root("the benchmark")?;
     packages::ensure(packages::LAB)?;
     packages::ensure(packages::BENCH)?;
     let object = build_ebpf::ensure()?;
@@ -32,11 +29,9 @@ pub fn run(options: &Options) -> Result<()> {
         build.arg("--release");
     }
     process::run(&mut build)?;
-    let programs = process::target().join(profile);
-    let mut bench = Command::new(programs.join("svc-testbed"));
-    bench.arg("bench").arg("--output").arg(process::target().join("bench")).args(&options.arguments);
-    bench.env("SVC_AGENT_BIN", programs.join("svc-agent")).env(build_ebpf::OBJECT_VARIABLE, object);
-    process::run(&mut bench)
+    let mut bench = lab::program(profile, "bench");
+    bench.arg("--output").arg(process::target().join("bench")).args(&options.arguments);
+    process::run(bench.env(build_ebpf::OBJECT_VARIABLE, object))
 }
 
 fn is_flag(argument: &OsString) -> bool {

@@ -3,12 +3,15 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::test::Outcome;
-use crate::{build_ebpf, packages, process};
+use crate::{lab, process};
+
+/// Of the command of svc-testbed.
+const NAME: &str = "conformance";
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -19,28 +22,13 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("the lab needs root: run this as root");
-    }
-    packages::ensure(packages::LAB)?;
-    build_ebpf::ensure()?;
-    // The whole workspace, as the tests do: with one package selected cargo would choose other features of shared dependencies.
-    process::run(process::cargo().args(["build", "--bins"]))?;
-    // Not from the workspace root: DIR is relative to where the user is.
-    process::run(runner().args(&options.arguments))
-}
-
-/// `svc-testbed conformance` as it was built last.
-fn runner() -> Command {
-    let programs = process::target().join("debug");
-    let mut runner = Command::new(programs.join("svc-testbed"));
-    runner.arg("conformance").env("SVC_AGENT_BIN", programs.join("svc-agent"));
-    runner
+    lab::prepare("the lab")?;
+    process::run(lab::program("debug", NAME).args(&options.arguments))
 }
 
 /// Runs the project's own corpus in all variants, as a stage of the tests. A scenario in one variant is a test.
 pub fn stage() -> Result<Outcome> {
-    let mut runner = runner();
+    let mut runner = lab::program("debug", NAME);
     println!("{}", process::describe(&runner));
     let mut child = runner.stdout(Stdio::piped()).spawn().context("cannot start svc-testbed")?;
     let stdout = child.stdout.take().context("svc-testbed has no output")?;

@@ -1,9 +1,9 @@
 //! `cargo xtask demo`: builds the eBPF object, the agent and the lab's program, and has the lab tell the story. What happens in
 //! it and how it is checked is `svc-testbed/src/demo`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{build_ebpf, packages, process};
+use crate::{build_ebpf, lab, packages, process};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -19,17 +19,14 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("the demo makes network namespaces and loads BPF programs: run it as root");
-    }
+    lab::require_root("the demo")?;
     packages::ensure(&[("ip", "iproute2")])?;
     // The lab has a stand-in for these two, with the same output.
     if let Err(error) = packages::ensure(&[("nslookup", "bind9-dnsutils"), ("curl", "curl")]) {
         println!("without nslookup or curl: {error:#}");
     }
     build_ebpf::ensure()?;
-    // The same selection as the tests have, so that neither compiles again what the other has compiled.
-    process::run(process::cargo().args(["build", "--bins"]))?;
+    lab::build()?;
     let programs = process::target().join("debug");
     let mut demo = process::command(programs.join("svc-testbed"));
     demo.arg("demo").arg("--agent").arg(programs.join("svc-agent"));

@@ -10,6 +10,7 @@ mod demo;
 mod deploy_check;
 mod docs_check;
 mod image;
+mod lab;
 mod lint;
 mod packages;
 mod process;

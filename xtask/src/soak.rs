@@ -2,11 +2,10 @@
 //! the arguments mean, and who judges, is its business: `cargo xtask soak --help`.
 
 use std::ffi::OsString;
-use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{build_ebpf, packages, process};
+use crate::{lab, process};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -17,15 +16,6 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("the lab needs root: run this as root");
-    }
-    packages::ensure(packages::LAB)?;
-    build_ebpf::ensure()?;
-    // The whole workspace, as the tests do: with one package selected cargo would choose other features of shared dependencies.
-    process::run(process::cargo().args(["build", "--bins"]))?;
-    let programs = process::target().join("debug");
-    let mut soak = Command::new(programs.join("svc-testbed"));
-    soak.arg("soak").args(&options.arguments).env("SVC_AGENT_BIN", programs.join("svc-agent"));
-    process::run(&mut soak)
+    lab::prepare("the lab")?;
+    process::run(lab::program("debug", "soak").args(&options.arguments))
 }

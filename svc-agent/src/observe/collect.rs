@@ -101,14 +101,7 @@ fn service_samples(reader: &dyn MapReader) -> Result<Vec<ServiceSample>, ReadErr
             ("service", label.name.unwrap_or(label.service)),
             ("port", label.port_name.unwrap_or_default()),
         ];
-        let sum = sums.entry(names).or_default();
-        sum.connections_tc += counters.connections_tc;
-        sum.connections_socket += counters.connections_socket;
-        sum.packets_to_backend += counters.packets_to_backend;
-        sum.bytes_to_backend += counters.bytes_to_backend;
-        sum.packets_to_client += counters.packets_to_client;
-        sum.bytes_to_client += counters.bytes_to_client;
-        sum.rejected += counters.rejected;
+        *sums.entry(names).or_default() += counters;
     }
     Ok(sums.into_iter().collect())
 }

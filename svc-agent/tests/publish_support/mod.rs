@@ -12,7 +12,9 @@ use std::sync::Arc;
 use svc_agent::model::{IpFamily, LoadBalancing, ObjectName, Transport, Weight};
 use svc_agent::plan::spread::slot_counts;
 use svc_agent::plan::{Decision, PlannedBackend, ServiceId, ServicePlan};
+use svc_agent::publish::faulty::{Fault, FaultyMaps};
 use svc_agent::publish::maps::ip_of;
+use svc_agent::publish::memory::MemoryMaps;
 use svc_agent::publish::{Capacities, Frontend, Maps};
 use svc_common::{BackendRef, ServiceEntry, Verdict};
 
@@ -173,4 +175,14 @@ impl Random {
     pub fn below(&mut self, limit: u32) -> u32 {
         self.next() % limit
     }
+}
+
+/// Maps in which one write in twenty fails, always the same ones for a seed.
+pub fn unreliable(memory: &MemoryMaps, seed: u64) -> FaultyMaps<MemoryMaps> {
+    let mut random = Random(seed);
+    FaultyMaps::new(memory.share(), move |_, _| match random.below(40) {
+        0 => Some(Fault::NotPermitted),
+        1 => Some(Fault::Full),
+        _ => None,
+    })
 }

@@ -31,11 +31,12 @@ impl PartialEq<Action> for Done {
 /// Sends one packet through the logic of a hook.
 pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done {
     packet.set_hops(tables.hops());
+    let egress = |packet: &mut _, side| fast::egress(packet, tables, side).map_or(Fast::Slow, Fast::Done);
     let fast = |packet: &mut MemoryPacket| match hook {
         Hook::PodIngress => fast::ingress(packet, tables, Side::Pod),
         Hook::UplinkIngress => fast::ingress(packet, tables, Side::Uplink),
-        Hook::PodEgress => fast::egress(packet, tables, Side::Pod),
-        Hook::UplinkEgress => fast::egress(packet, tables, Side::Uplink),
+        Hook::PodEgress => egress(packet, Side::Pod),
+        Hook::UplinkEgress => egress(packet, Side::Uplink),
     };
     let mut entered = false;
     loop {

@@ -4,12 +4,11 @@
 use std::os::fd::OwnedFd;
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use aya::util::nr_cpus;
 use svc_common::{ServiceCounters, map};
 
 use super::batch;
 use super::open::{OpenError, Opener};
-use super::table::{PerCpuTable, maps_error, read_batches};
+use super::table::{PerCpuTable, cpus, maps_error, read_batches};
 use crate::publish::MapsError;
 
 const FIRST: &str = map::SERVICE_COUNTERS_FIRST;
@@ -45,7 +44,7 @@ impl Counters {
         if index >= self.first.len() {
             return self.rest.remove(&index);
         }
-        let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus()?])
+        let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus(FIRST)?])
             .map_err(|source| MapsError::Refused { map: FIRST, action: "write to", source })?;
         self.first.set(index, zeros, 0).map_err(|error| maps_error(FIRST, "write to", error))
     }
@@ -59,7 +58,7 @@ impl Counters {
                 sums.push((index, total));
             }
         };
-        match read_batches(&self.first_fd, cpus()?, |index: &u32, values| add(*index, values)) {
+        match read_batches(&self.first_fd, cpus(FIRST)?, |index: &u32, values| add(*index, values)) {
             Err(error) if batch::is_unsupported(&error) => {
                 for index in 0..self.first.len() {
                     let values = self.first.get(&index, 0).map_err(|error| maps_error(FIRST, "read", error))?;
@@ -73,18 +72,8 @@ impl Counters {
     }
 }
 
-fn cpus() -> Result<usize, MapsError> {
-    nr_cpus().map_err(|(_, source)| MapsError::Refused { map: FIRST, action: "read", source })
-}
-
 fn sum(cpus: &[ServiceCounters]) -> ServiceCounters {
-    cpus.iter().fold(ServiceCounters::default(), |sum, cpu| ServiceCounters {
-        connections_tc: sum.connections_tc + cpu.connections_tc,
-        connections_socket: sum.connections_socket + cpu.connections_socket,
-        packets_to_backend: sum.packets_to_backend + cpu.packets_to_backend,
-        bytes_to_backend: sum.bytes_to_backend + cpu.bytes_to_backend,
-        packets_to_client: sum.packets_to_client + cpu.packets_to_client,
-        bytes_to_client: sum.bytes_to_client + cpu.bytes_to_client,
-        rejected: sum.rejected + cpu.rejected,
-    })
+    let mut sum = ServiceCounters::default();
+    cpus.iter().for_each(|cpu| sum += *cpu);
+    sum
 }

@@ -129,11 +129,9 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> PerCpuTable<K, V> {
 
     /// As [`Table::estimate`].
     pub fn estimate(&self) -> Result<u64, MapsError> {
-        let refused = |source| MapsError::Refused { map: self.name, action: "read", source };
-        let cpus = nr_cpus().map_err(|(_, source)| refused(source))?;
-        match estimate::<K, V>(&self.fd, cpus, self.capacity) {
+        match estimate::<K, V>(&self.fd, cpus(self.name)?, self.capacity) {
             Err(error) if batch::is_unsupported(&error) => Ok(self.map.keys().filter(Result::is_ok).count() as u64),
-            counted => counted.map_err(refused),
+            counted => counted.map_err(|source| MapsError::Refused { map: self.name, action: "read", source }),
         }
     }
 
@@ -147,9 +145,9 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> PerCpuTable<K, V> {
 
     /// Every entry with its values of all CPUs.
     pub fn entries<T>(&self, mut combine: impl FnMut(&[V]) -> T) -> Result<Vec<(K, T)>, MapsError> {
-        let cpus = nr_cpus().map_err(|(_, source)| MapsError::Refused { map: self.name, action: "read", source })?;
         let mut entries = Vec::new();
-        let batched = read_batches(&self.fd, cpus, |key: &K, values: &[V]| entries.push((*key, combine(values))));
+        let batched =
+            read_batches(&self.fd, cpus(self.name)?, |key: &K, values: &[V]| entries.push((*key, combine(values))));
         match batched {
             Err(error) if batch::is_unsupported(&error) => {
                 let mut entries = Vec::new();
@@ -163,6 +161,11 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> PerCpuTable<K, V> {
             Ok(()) => Ok(entries),
         }
     }
+}
+
+/// How many values an entry of a per-CPU map has.
+pub(super) fn cpus(map: &'static str) -> Result<usize, MapsError> {
+    nr_cpus().map_err(|(_, source)| MapsError::Refused { map, action: "read", source })
 }
 
 pub(super) fn read_batches<K: Pod, V: Pod>(

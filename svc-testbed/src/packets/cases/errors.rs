@@ -42,47 +42,59 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn port_unreachable() -> Case {
-    let world = World::new().forward(Protocol::UDP, DNS, &["10.244.3.2:5353"]);
-    let (asked, sent) = (udp(CLIENT, DNS), udp(CLIENT, "10.244.3.2:5353"));
-    case("errors: the backend's port unreachable comes from the service", &world)
-        .at(PodIngress, asked.clone())
-        .becomes(sent.clone())
-        .changes(
-            "+ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:5353, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress udp 10.244.3.2:5353 > 10.244.3.5:40000 => 10.96.0.10:53 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
-             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +36",
-        )
-        .at(PodEgress, icmp("10.244.3.2", CLIENT_IP, 3, 3, [0; 4], &quote(&sent, 28)))
-        .becomes(icmp("10.96.0.10", CLIENT_IP, 3, 3, [0; 4], &quote_with_checksum_of(&asked, &sent, 28)))
-}
-
-fn path_mtu() -> Case {
+/// A connection to a service, with its first packet as the client sent it, and as it went on.
+fn opened(name: &'static str) -> (Case, Frame, Frame) {
     let world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]);
     let (asked, sent) = (tcp(CLIENT, NGINX).syn(100), tcp(CLIENT, POD_1).syn(100));
-    case("errors: a router's fragmentation needed stays the router's", &world)
-        .at(PodIngress, asked.clone())
-        .becomes(sent.clone())
-        .changes(
+    let begun = case(name, &world).at(PodIngress, asked.clone()).becomes(sent.clone()).changes(
             "+ flow ingress tcp 10.244.3.5:40000 > 10.110.110.219:80 => 10.244.3.5:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
              + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:40000 => 10.110.110.219:80 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
-        )
-        .at(PodEgress, icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quote(&sent, 28)))
-        .becomes(icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quote(&asked, 28)))
+        );
+    (begun, asked, sent)
 }
 
-fn path_mtu_v6() -> Case {
+/// As [`opened`], IPv6.
+fn opened_v6(name: &'static str) -> (Case, Frame, Frame) {
     let world = World::new().forward(Protocol::TCP, NGINX_V6, &[POD_V6]);
     let (asked, sent) = (tcp(CLIENT_V6, NGINX_V6).syn(100), tcp(CLIENT_V6, POD_V6).syn(100));
-    case("errors: a router's packet too big stays the router's", &world)
-        .at(PodIngress, asked.clone())
-        .becomes(sent.clone())
-        .changes(
+    let begun = case(name, &world).at(PodIngress, asked.clone()).becomes(sent.clone()).changes(
             "+ flow ingress tcp [fd00:10:244:3::5]:40000 > [fd00:10:110::db]:80 => [fd00:10:244:3::5]:40000 > [fd00:10:244:3::46]:8080, backend 1, service 1, to_backend addresses, peer egress []
              + flow egress tcp [fd00:10:244:3::46]:8080 > [fd00:10:244:3::5]:40000 => [fd00:10:110::db]:80 > [fd00:10:244:3::5]:40000, backend 1, service 1, addresses, peer ingress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +60",
-        )
+        );
+    (begun, asked, sent)
+}
+
+/// As [`opened`], UDP.
+fn opened_udp(name: &'static str) -> (Case, Frame, Frame) {
+    let world = World::new().forward(Protocol::UDP, DNS, &["10.244.3.2:5353"]);
+    let (asked, sent) = (udp(CLIENT, DNS), udp(CLIENT, "10.244.3.2:5353"));
+    let begun = case(name, &world).at(PodIngress, asked.clone()).becomes(sent.clone()).changes(
+            "+ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:5353, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress udp 10.244.3.2:5353 > 10.244.3.5:40000 => 10.96.0.10:53 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
+             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +36",
+        );
+    (begun, asked, sent)
+}
+
+fn port_unreachable() -> Case {
+    let (begun, asked, sent) = opened_udp("errors: the backend's port unreachable comes from the service");
+    let error = |from, quoted: Vec<u8>| icmp(from, CLIENT_IP, 3, 3, [0; 4], &quoted);
+    begun
+        .at(PodEgress, error("10.244.3.2", quote(&sent, 28)))
+        .becomes(error("10.96.0.10", quote_with_checksum_of(&asked, &sent, 28)))
+}
+
+fn path_mtu() -> Case {
+    let (begun, asked, sent) = opened("errors: a router's fragmentation needed stays the router's");
+    let error = |quoted: Vec<u8>| icmp(ROUTER, CLIENT_IP, 3, 4, MTU, &quoted);
+    begun.at(PodEgress, error(quote(&sent, 28))).becomes(error(quote(&asked, 28)))
+}
+
+fn path_mtu_v6() -> Case {
+    let (begun, asked, sent) = opened_v6("errors: a router's packet too big stays the router's");
+    begun
         .at(PodEgress, icmp(ROUTER_V6, CLIENT_IP_V6, 2, 0, MTU, &quote(&sent, 48)))
         .becomes(icmp(ROUTER_V6, CLIENT_IP_V6, 2, 0, MTU, &quote(&asked, 48)))
         .at(PodEgress, icmp("fd00:10:244:3::46", CLIENT_IP_V6, 1, 4, [0; 4], &quote(&sent, 48)))
@@ -105,19 +117,10 @@ fn port_unreachable_v6() -> Case {
         .becomes(icmp("fd00:10:96::a", CLIENT_IP_V6, 1, 4, [0; 4], &quote_with_checksum_of(&asked, &sent, 48)))
 }
 
-const OPENED: &str = "
-    + flow ingress tcp 10.244.3.5:40000 > 10.110.110.219:80 => 10.244.3.5:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
-    + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:40000 => 10.110.110.219:80 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
-    service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40";
-
 /// traceroute shows the routers on the way to the endpoint.
 fn time_exceeded() -> Case {
-    let world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]);
-    let (asked, sent) = (tcp(CLIENT, NGINX).syn(100), tcp(CLIENT, POD_1).syn(100));
-    case("errors: a router's time exceeded, with and without options in the quote", &world)
-        .at(PodIngress, asked.clone())
-        .becomes(sent.clone())
-        .changes(OPENED)
+    let (begun, asked, sent) = opened("errors: a router's time exceeded, with and without options in the quote");
+    begun
         .at(PodEgress, icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&sent, 28)))
         .becomes(icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&asked, 28)))
         .at(PodEgress, icmp(ROUTER, CLIENT_IP, 11, 0, [0; 4], &quote(&sent.ip_options(&[1; 8]), 36)))
@@ -125,33 +128,16 @@ fn time_exceeded() -> Case {
 }
 
 fn time_exceeded_v6() -> Case {
-    let world = World::new().forward(Protocol::TCP, NGINX_V6, &[POD_V6]);
-    let (asked, sent) = (tcp(CLIENT_V6, NGINX_V6).syn(100), tcp(CLIENT_V6, POD_V6).syn(100));
-    case("errors: a router's time exceeded, IPv6", &world)
-        .at(PodIngress, asked.clone())
-        .becomes(sent.clone())
-        .changes(
-            "+ flow ingress tcp [fd00:10:244:3::5]:40000 > [fd00:10:110::db]:80 => [fd00:10:244:3::5]:40000 > [fd00:10:244:3::46]:8080, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress tcp [fd00:10:244:3::46]:8080 > [fd00:10:244:3::5]:40000 => [fd00:10:110::db]:80 > [fd00:10:244:3::5]:40000, backend 1, service 1, addresses, peer ingress []
-             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +60",
-        )
-        .at(PodEgress, icmp(ROUTER_V6, CLIENT_IP_V6, 3, 0, [0; 4], &quote(&sent, 48)))
-        .becomes(icmp(ROUTER_V6, CLIENT_IP_V6, 3, 0, [0; 4], &quote(&asked, 48)))
+    let (begun, asked, sent) = opened_v6("errors: a router's time exceeded, IPv6");
+    let error = |quoted: Vec<u8>| icmp(ROUTER_V6, CLIENT_IP_V6, 3, 0, [0; 4], &quoted);
+    begun.at(PodEgress, error(quote(&sent, 48))).becomes(error(quote(&asked, 48)))
 }
 
 /// A client that closed its socket says so to the service; the endpoint must hear of its own datagram.
 fn about_replies() -> Case {
-    let world = World::new().forward(Protocol::UDP, DNS, &["10.244.3.2:5353"]);
-    let (asked, sent) = (udp(CLIENT, DNS), udp(CLIENT, "10.244.3.2:5353"));
+    let (begun, ..) = opened_udp("errors: the client's about a reply reach the endpoint");
     let (answered, received) = (udp("10.244.3.2:5353", CLIENT), udp(DNS, CLIENT));
-    case("errors: the client's about a reply reach the endpoint", &world)
-        .at(PodIngress, asked)
-        .becomes(sent)
-        .changes(
-            "+ flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:5353, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress udp 10.244.3.2:5353 > 10.244.3.5:40000 => 10.96.0.10:53 > 10.244.3.5:40000, backend 1, service 1, addresses, peer ingress []
-             service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +36",
-        )
+    begun
         .at(PodEgress, answered.clone())
         .becomes(received.clone())
         .changes(
