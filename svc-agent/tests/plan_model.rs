@@ -176,6 +176,14 @@ fn publish<M: Maps>(publisher: &mut Publisher<M>, now: Instant, agent: &mut Agen
     publisher.publish_services(now, plans);
 }
 
+/// Time for everything that is due: services that do not fit are tried ever more seldom.
+fn wait<M: Maps>(publisher: &mut Publisher<M>, now: &mut Instant) {
+    for _ in 0..40 {
+        *now = (*now + GRACE).max(publisher.deadline().unwrap_or(*now));
+        publisher.tick(*now);
+    }
+}
+
 /// A history through one publisher after the other on the same maps; `each` sees every state.
 fn live<M: Maps>(
     history: &[Change],
@@ -213,20 +221,14 @@ fn live<M: Maps>(
         }
         each(&publisher, &objects, &agent)?;
     }
-    for _ in 0..40 {
-        now += GRACE;
-        publisher.tick(now);
-    }
+    wait(&mut publisher, &mut now);
     prop_assert_eq!(publisher.audit(), None);
     check(&objects, &read(publisher.maps()), "at the end")?;
     // And nothing is left of it when everything goes.
     let gone = Objects::new();
     list(&mut agent.index, &mut agent.interner, &gone);
     publish(&mut publisher, now, &mut agent);
-    for _ in 0..40 {
-        now += GRACE;
-        publisher.tick(now);
-    }
+    wait(&mut publisher, &mut now);
     prop_assert_eq!(publisher.audit(), None);
     prop_assert_eq!(read(publisher.maps()), Found::new());
     let left = audit(publisher.maps(), &Entries::default()).unwrap();

@@ -156,8 +156,7 @@ impl<M: Maps> Publisher<M> {
         services: impl IntoIterator<Item = (&'a ObjectName, &'a [ServicePlan])>,
     ) -> Published {
         let published = self.publish_all(now, services);
-        // A lack of space is answered by space; anything else may be over soon.
-        if published.failures.iter().any(|failure| !failure.is_lack_of_space()) {
+        if !self.lacks_only_space() {
             self.retry_after = RETRY;
         }
         self.schedule(now + self.retry_after);
@@ -189,8 +188,8 @@ impl<M: Maps> Publisher<M> {
         let let_go = self.let_go.take().is_some();
         let mut published = Published::default();
         if self.retry_at.take_if(|at| *at <= now).is_some() {
-            self.retry_after = (self.retry_after * 2).min(RETRY_AT_MOST);
             self.retry(now, &mut published, |_| true);
+            self.retry_after = if self.lacks_only_space() { (self.retry_after * 2).min(RETRY_AT_MOST) } else { RETRY };
         } else if freed || let_go {
             if let_go {
                 self.retry(now, &mut published, |waiting| !waiting.lacks_space);
@@ -248,13 +247,22 @@ impl<M: Maps> Publisher<M> {
         unclaimed.len()
     }
 
-    /// Asks for a tick at `at` if anything waits for one.
-    pub(super) fn schedule(&mut self, at: Instant) {
-        let waiting = !self.pending.is_empty()
-            || !self.retired.is_empty()
+    /// A lack of space is answered by space; whatever else could not be written may be possible soon.
+    fn lacks_only_space(&self) -> bool {
+        self.pending.values().all(|waiting| waiting.lacks_space) && !self.has_leftovers()
+    }
+
+    /// Writes that failed, and are due again.
+    fn has_leftovers(&self) -> bool {
+        !self.retired.is_empty()
             || !self.ending.is_empty()
             || !self.markers.overdue.is_empty()
-            || (self.pruned && !self.stale_frontends.is_empty());
+            || (self.pruned && !self.stale_frontends.is_empty())
+    }
+
+    /// Asks for a tick at `at` if anything waits for one.
+    pub(super) fn schedule(&mut self, at: Instant) {
+        let waiting = !self.pending.is_empty() || self.has_leftovers();
         self.retry_at = waiting.then(|| self.retry_at.map_or(at, |before| before.min(at)));
     }
 
