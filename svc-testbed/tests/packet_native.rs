@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use svc_common::{DropReason, Protocol};
 use svc_datapath::Action;
+use svc_datapath::fast::Fast;
 use svc_testbed::packets::case::{Case, Hook, Outcome, Output, Step, case, resolve};
 use svc_testbed::packets::cases;
 use svc_testbed::packets::frame::{Checksums, Frame, raw, tcp, udp};
@@ -46,6 +47,33 @@ fn before_each_packet(checksums: Checksums, mut visit: impl FnMut(&Case, Hook, &
             }
         }
     }
+}
+
+/// What the shortcut decides by itself the complete path decides likewise, packet and maps included. Only with next hops
+/// it may do more: send a packet past the stack.
+#[test]
+fn the_shortcut_decides_nothing_otherwise() {
+    let mut wrong = String::new();
+    let mut translated = 0;
+    for checksums in [Checksums::Complete, Checksums::Offloaded] {
+        before_each_packet(checksums, |case, hook, packet, _, tables| {
+            if !tables.hops().is_empty() {
+                return;
+            }
+            let (short, whole) = (tables.clone(), tables.clone());
+            let (mut one, mut other) = (packet.clone(), packet.clone());
+            let before = tables.clone().state();
+            let Fast::Done(action) = native::run_fast(hook, &mut one, &short) else { return };
+            let expected = native::run_slow(hook, &mut other, &whole);
+            let changes = [short, whole].map(|tables| before.changes(&tables.state()));
+            if action != expected || one.bytes() != other.bytes() || changes[0] != changes[1] {
+                let _ = writeln!(wrong, "case '{}' at {hook:?}: {action:?}, not {expected:?}: {changes:#?}", case.name);
+            }
+            translated += usize::from(one.bytes() != packet.bytes());
+        });
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(translated > 50, "only {translated} packets took the shortcut");
 }
 
 fn chosen_port(expected: &Frame, packet: &MemoryPacket) -> Option<u16> {

@@ -31,16 +31,9 @@ impl PartialEq<Action> for Done {
 /// Sends one packet through the logic of a hook.
 pub fn run(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Done {
     packet.set_hops(tables.hops());
-    let egress = |packet: &mut _, side| fast::egress(packet, tables, side).map_or(Fast::Slow, Fast::Done);
-    let fast = |packet: &mut MemoryPacket| match hook {
-        Hook::PodIngress => fast::ingress(packet, tables, Side::Pod),
-        Hook::UplinkIngress => fast::ingress(packet, tables, Side::Uplink),
-        Hook::PodEgress => egress(packet, Side::Pod),
-        Hook::UplinkEgress => egress(packet, Side::Uplink),
-    };
     let mut entered = false;
     loop {
-        return match fast(packet) {
+        return match run_fast(hook, packet, tables) {
             Fast::Done(action) => Done::Action(action),
             Fast::Forward(hop) => Done::Forward(hop),
             Fast::Slow if hold(hook, packet, tables) == Step::Gone => Done::Gone,
@@ -61,6 +54,17 @@ fn hold(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Step {
         _ if !hold::is_fragment(packet) => Step::Proceed,
         Hook::PodIngress | Hook::UplinkIngress => hold::ingress(packet, tables),
         Hook::PodEgress | Hook::UplinkEgress => hold::egress(packet, tables),
+    }
+}
+
+/// The shortcut alone.
+pub fn run_fast(hook: Hook, packet: &mut MemoryPacket, tables: &MemoryTables) -> Fast {
+    let egress = |packet: &mut _, side| fast::egress(packet, tables, side).map_or(Fast::Slow, Fast::Done);
+    match hook {
+        Hook::PodIngress => fast::ingress(packet, tables, Side::Pod),
+        Hook::UplinkIngress => fast::ingress(packet, tables, Side::Uplink),
+        Hook::PodEgress => egress(packet, Side::Pod),
+        Hook::UplinkEgress => egress(packet, Side::Uplink),
     }
 }
 
