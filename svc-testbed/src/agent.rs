@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use crate::{Lab, Machine, process::Process, wait};
 
 /// The verifier takes seconds of CPU time, and several agents may start at once.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+const START_PATIENCE: Duration = Duration::from_secs(300);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where the agent finds its objects.
