@@ -28,7 +28,7 @@ use svc_common::{map, program, tail_call};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
 
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 19] = [
     map::CONFIG,
     map::ADDRESS_FILTER,
     map::CLUSTER_RANGES,
@@ -42,6 +42,8 @@ const MAPS: [&str; 17] = [
     map::FLOWS_V6,
     map::AFFINITY,
     map::SOCKETS,
+    map::FRAGMENTS,
+    map::HELD_FRAGMENTS,
     map::SERVICE_COUNTERS,
     map::SERVICE_COUNTERS_FIRST,
     map::DROP_COUNTERS,

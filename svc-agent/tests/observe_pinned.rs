@@ -11,6 +11,7 @@ use svc_agent::observe::flows::flow_rows;
 use svc_agent::observe::label::Filter;
 use svc_agent::observe::services::service_rows;
 use svc_agent::observe::{MapReader, PinnedMaps};
+use svc_common::map;
 
 #[test]
 fn pinned_maps_are_listed_as_they_were_filled() {
@@ -21,7 +22,7 @@ fn pinned_maps_are_listed_as_they_were_filled() {
     assert_eq!(service_rows(&pinned, &all).unwrap(), service_rows(&memory, &all).unwrap());
     assert_eq!(backend_rows(&pinned, &all).unwrap(), backend_rows(&memory, &all).unwrap());
     assert_eq!(drop_rows(&pinned).unwrap(), drop_rows(&memory).unwrap());
-    assert_eq!(pinned.flow_counts().unwrap(), memory.flow_counts().unwrap());
+    assert_eq!(pinned.counted().unwrap(), memory.counted().unwrap());
 
     // The clock of the kernel is another one.
     let without_time = |reader: &dyn MapReader| {
@@ -34,8 +35,20 @@ fn pinned_maps_are_listed_as_they_were_filled() {
 
 #[test]
 fn capacities_are_those_of_the_kernel() {
+    let memory = cluster(10_000);
+    let root = BpfRoot::with_maps(&memory);
+    assert_eq!(PinnedMaps::open(root.path()).unwrap().capacities(), memory.capacities());
+}
+
+/// More than is counted one by one.
+#[test]
+fn large_tables_are_estimated() {
+    const FLOWS: usize = 40_000;
     let root = BpfRoot::with_maps(&cluster(10_000));
-    let capacities = PinnedMaps::open(root.path()).unwrap().capacities();
-    assert!(capacities.contains(&("SERVICES", 64)));
-    assert!(capacities.contains(&("FLOWS_V6", 4096)));
+    root.fill_flows(65_536, FLOWS as u32);
+    let counted = PinnedMaps::open(root.path()).unwrap().counted().unwrap();
+    let flows = counted.iter().find(|fill| fill.map == map::FLOWS_V4).unwrap();
+    assert_eq!(flows.capacity, 65_536);
+    // Six standard deviations of a sample of 16,384 are five percent. A full list of one CPU evicts a few.
+    assert!((37_000..43_000).contains(&flows.entries), "{flows:?}");
 }

@@ -99,6 +99,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         shared.attach_requests(requests);
     }
     shared.attach_source(move || SourceState::all(&source_stats));
+    tokio::spawn(Arc::clone(&shared).watch_fill());
     tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
     let owner = Owner {

@@ -1,28 +1,26 @@
-//! Metrics that are read when somebody scrapes: what the maps hold. Nothing is counted along, so nothing drifts. A map that cannot be read leaves its series out; the rest of the answer stands.
+//! Metrics that are read when somebody scrapes: what the maps hold. Nothing is counted along, so nothing drifts.
+//! A map that cannot be read leaves its series out; the rest of the answer stands.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use svc_common::{DropReason, Family, ServiceCounters, Verdict, map};
+use svc_common::{DropReason, ServiceCounters, Verdict};
 
 use super::label::Labels;
+use super::occupancy::{Counts, Fill, Occupancy};
 use super::reader::{MapReader, ReadError};
 use super::services::verdict_label;
 
-/// Counting a full flow table reads a quarter of a million entries; more often than this is not worth it.
-const FLOW_COUNT_LIFETIME: Duration = Duration::from_secs(30);
-
 pub(super) struct MapCollector {
     maps: Arc<OnceLock<Box<dyn MapReader>>>,
+    counts: Arc<Counts>,
     service_metrics: bool,
-    flows: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
 impl fmt::Debug for MapCollector {
@@ -36,7 +34,7 @@ impl Collector for MapCollector {
         let Some(reader) = self.maps.get() else { return Ok(()) };
         let reader = reader.as_ref();
         report(reader.drop_counters(), |counters| encode_drops(&mut encoder, counters))?;
-        report(self.occupancy(reader), |occupancy| encode_occupancy(&mut encoder, &occupancy))?;
+        report(Occupancy::read(reader, &self.counts), |occupancy| encode_occupancy(&mut encoder, &occupancy))?;
         if self.service_metrics {
             report(service_samples(reader), |samples| encode_services(&mut encoder, &samples))?;
         }
@@ -54,66 +52,9 @@ fn report<T>(read: Result<T, ReadError>, encode: impl FnOnce(T) -> fmt::Result) 
     }
 }
 
-/// How full the maps are.
-#[derive(Default)]
-struct Occupancy {
-    services: BTreeMap<(&'static str, &'static str), u64>,
-    entries: Vec<(&'static str, u64)>,
-    capacities: Vec<(&'static str, u64)>,
-}
-
 impl MapCollector {
-    pub fn new(maps: Arc<OnceLock<Box<dyn MapReader>>>, service_metrics: bool) -> Self {
-        Self { maps, service_metrics, flows: Mutex::new(None) }
-    }
-
-    fn occupancy(&self, reader: &dyn MapReader) -> Result<Occupancy, ReadError> {
-        let mut occupancy = Occupancy::default();
-        for family in ["IPv4", "IPv6"] {
-            for verdict in [Verdict::FORWARD, Verdict::REJECT, Verdict::DROP] {
-                occupancy.services.insert((family, verdict_label(verdict)), 0);
-            }
-        }
-        let (mut frontends_v4, mut frontends_v6, mut lists, mut addresses) =
-            (0, 0, HashSet::new(), [HashSet::new(), HashSet::new()]);
-        reader.services(&mut |_, entry| {
-            let is_v6 = entry.family == Family::V6;
-            *if is_v6 { &mut frontends_v6 } else { &mut frontends_v4 } += 1;
-            addresses[usize::from(is_v6)].insert(entry.address);
-            let family = if is_v6 { "IPv6" } else { "IPv4" };
-            *occupancy.services.entry((family, verdict_label(entry.publication.verdict()))).or_default() += 1;
-            // Frontends of one Service port share one list.
-            lists.insert(entry.publication);
-        })?;
-        // Each address has an entry of its own beside those of its ports.
-        let [own_v4, own_v6] = addresses.map(|of_family| of_family.len() as u64);
-        let slots = lists.iter().map(|list| u64::from(list.slot_count())).sum();
-        let mut backends = 0;
-        reader.backends(&mut |_, _| backends += 1)?;
-        let [flows_v4, flows_v6] = self.flow_counts(reader)?;
-        occupancy.entries = vec![
-            (map::SERVICES, frontends_v4 + frontends_v6),
-            (map::FRONTENDS_V4, frontends_v4 + own_v4),
-            (map::FRONTENDS_V6, frontends_v6 + own_v6),
-            (map::SLOTS, slots),
-            (map::BACKENDS, backends),
-            (map::FLOWS_V4, flows_v4),
-            (map::FLOWS_V6, flows_v6),
-        ];
-        occupancy.capacities = reader.capacities().into_iter().map(|(map, count)| (map, count.into())).collect();
-        Ok(occupancy)
-    }
-
-    fn flow_counts(&self, reader: &dyn MapReader) -> Result<[u64; 2], ReadError> {
-        let mut known = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((time, counts)) = *known
-            && time.elapsed() < FLOW_COUNT_LIFETIME
-        {
-            return Ok(counts);
-        }
-        let counts = reader.flow_counts()?;
-        *known = Some((Instant::now(), counts));
-        Ok(counts)
+    pub fn new(maps: Arc<OnceLock<Box<dyn MapReader>>>, counts: Arc<Counts>, service_metrics: bool) -> Self {
+        Self { maps, counts, service_metrics }
     }
 }
 
@@ -123,10 +64,11 @@ fn encode_drops(encoder: &mut DescriptorEncoder, counters: Vec<(DropReason, u64)
 }
 
 fn encode_occupancy(encoder: &mut DescriptorEncoder, occupancy: &Occupancy) -> fmt::Result {
-    let of_maps = |maps: &[(&'static str, u64)]| maps.iter().map(|(map, count)| ([("map", *map)], *count)).collect();
-    let entries: Vec<_> = of_maps(&occupancy.entries);
-    gauges_of(encoder, "svc_agent_map_entries", "Entries in use; of the flow maps at most 30 s old", entries)?;
-    let capacities: Vec<_> = of_maps(&occupancy.capacities);
+    let of_maps = |pick: fn(&Fill) -> u64| occupancy.maps.iter().map(move |fill| ([("map", fill.map)], pick(fill)));
+    let entries = of_maps(|fill| fill.entries);
+    let help = "Entries in use; of maps that programs fill an estimate, at most 30 s old";
+    gauges_of(encoder, "svc_agent_map_entries", help, entries)?;
+    let capacities = of_maps(|fill| fill.capacity);
     gauges_of(encoder, "svc_agent_map_capacity", "Entries a map can hold", capacities)?;
     let services = occupancy
         .services

@@ -11,6 +11,7 @@ pub mod flows;
 pub mod health;
 pub mod label;
 mod metrics;
+mod occupancy;
 pub mod pinned;
 pub mod print;
 mod process;
@@ -20,6 +21,7 @@ pub mod services;
 mod shared;
 mod source;
 
+pub use occupancy::{Fill, FillWatch};
 pub use pinned::PinnedMaps;
 pub use reader::{MapReader, ReadError};
 pub use serve::{health_router, metrics_router, serve};

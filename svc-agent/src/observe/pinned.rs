@@ -10,6 +10,7 @@ use svc_common::{
     ServiceCounters, ServiceEntry, ServiceName, Verdict, map,
 };
 
+use super::occupancy::Fill;
 use super::reader::{MapReader, ReadError};
 use crate::audit::{Report, audit};
 use crate::datapath::PinDir;
@@ -22,7 +23,6 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 pub struct PinnedMaps {
     maps: KernelMaps,
     traffic: Traffic,
-    flow_capacities: [u32; 2],
 }
 
 impl PinnedMaps {
@@ -32,8 +32,7 @@ impl PinnedMaps {
         let explain = |error| explain(error, &directory);
         let maps = KernelMaps::open_pinned(&directory, Access::ReadOnly).map_err(explain)?;
         let traffic = Traffic::open_pinned(&directory).map_err(explain)?;
-        let flow_capacities = traffic.flow_capacities();
-        Ok(Self { maps, traffic, flow_capacities })
+        Ok(Self { maps, traffic })
     }
 }
 
@@ -135,21 +134,22 @@ impl MapReader for PinnedMaps {
         Ok(self.traffic.flows_v6()?)
     }
 
-    fn flow_counts(&self) -> Result<[u64; 2], ReadError> {
-        Ok(self.traffic.flow_counts()?)
+    fn counted(&self) -> Result<Vec<Fill>, ReadError> {
+        let (names, names_capacity) = self.maps.name_fill()?;
+        let mut counted = self.traffic.fill()?;
+        counted.push((map::SERVICE_NAMES, names, names_capacity));
+        let fill = |(map, entries, capacity): (_, _, u32)| Fill { map, entries, capacity: capacity.into() };
+        Ok(counted.into_iter().map(fill).collect())
     }
 
     fn capacities(&self) -> Vec<(&'static str, u32)> {
         let Capacities { services, slots, backends, frontends_v4, frontends_v6 } = self.maps.capacities();
-        let [flows_v4, flows_v6] = self.flow_capacities;
         vec![
             (map::SERVICES, services),
             (map::FRONTENDS_V4, frontends_v4),
             (map::FRONTENDS_V6, frontends_v6),
             (map::SLOTS, slots),
             (map::BACKENDS, backends),
-            (map::FLOWS_V4, flows_v4),
-            (map::FLOWS_V6, flows_v6),
         ]
     }
 

@@ -8,6 +8,7 @@ use svc_common::{
     ServiceEntry, ServiceName,
 };
 
+use super::occupancy::Fill;
 use crate::datapath::maps::OpenError;
 use crate::publish::MapsError;
 
@@ -56,9 +57,9 @@ pub trait MapReader: Send + Sync {
     fn drop_counters(&self) -> Result<Vec<(DropReason, u64)>, ReadError>;
     fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, ReadError>;
     fn flows_v6(&self) -> Result<Vec<(FlowKeyV6, FlowV6)>, ReadError>;
-    /// Entries in FLOWS_V4 and FLOWS_V6.
-    fn flow_counts(&self) -> Result<[u64; 2], ReadError>;
-    /// Maximum number of entries, by map name.
+    /// Entries and capacity of the maps that only the kernel can count. Large ones are estimated.
+    fn counted(&self) -> Result<Vec<Fill>, ReadError>;
+    /// Maximum number of entries of the other maps, by name.
     fn capacities(&self) -> Vec<(&'static str, u32)>;
     /// Seconds of CLOCK_MONOTONIC.
     fn now(&self) -> u32;

@@ -11,11 +11,15 @@ use tokio::sync::watch;
 use super::collect::MapCollector;
 use super::health::{Health, Moment};
 use super::metrics::Metrics;
+use super::occupancy::{Counts, FillWatch};
 use super::process::ProcessCollector;
 use super::reader::MapReader;
 use super::source::{RequestCollector, SourceCollector, SourceState};
 use crate::model::{IpFamily, Node};
 use crate::source::ApiRequests;
+
+/// Between looks at how full the maps are.
+const FILL_EVERY: Duration = Duration::from_secs(60);
 
 /// Choices of the operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +75,7 @@ pub struct Shared {
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
     maps: Arc<OnceLock<Box<dyn MapReader>>>,
+    counts: Arc<Counts>,
     source: Arc<OnceLock<SourceProbe>>,
     requests: Arc<OnceLock<ApiRequests>>,
     metrics_address: watch::Sender<Option<SocketAddr>>,
@@ -82,9 +87,14 @@ impl Shared {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let maps = Arc::new(OnceLock::new());
+        let counts = Arc::new(Counts::default());
         let source = Arc::new(OnceLock::new());
         let requests = Arc::new(OnceLock::new());
-        registry.register_collector(Box::new(MapCollector::new(maps.clone(), settings.service_metrics)));
+        registry.register_collector(Box::new(MapCollector::new(
+            maps.clone(),
+            counts.clone(),
+            settings.service_metrics,
+        )));
         registry.register_collector(Box::new(SourceCollector(source.clone())));
         registry.register_collector(Box::new(RequestCollector(requests.clone())));
         registry.register_collector(Box::new(ProcessCollector));
@@ -94,6 +104,7 @@ impl Shared {
             metrics,
             registry,
             maps,
+            counts,
             source,
             requests,
             metrics_address: watch::Sender::new(None),
@@ -104,6 +115,17 @@ impl Shared {
     /// The maps to read at each scrape. Only the first call counts.
     pub fn attach_maps(&self, reader: Box<dyn MapReader>) {
         let _ = self.maps.set(reader);
+    }
+
+    /// Says in the log which maps are filling up. Runs for ever.
+    pub async fn watch_fill(self: Arc<Self>) {
+        let mut watch = FillWatch::default();
+        loop {
+            tokio::time::sleep(FILL_EVERY).await;
+            if let Some(reader) = self.maps.get() {
+                watch.look(reader.as_ref(), &self.counts);
+            }
+        }
     }
 
     /// Asked at each scrape for the state of the sources, usually [`SourceState::all`]. Only the first call counts.

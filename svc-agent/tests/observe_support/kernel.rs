@@ -103,10 +103,24 @@ impl BpfRoot {
         self.lru::<FlowKeyV6, FlowEntryV6>(map::FLOWS_V6, &entries(&reader.flows_v6));
         self.lru::<svc_common::AffinityKey, svc_common::AffinityValue>(map::AFFINITY, &[]);
         self.lru::<svc_common::SocketKey, svc_common::SocketValue>(map::SOCKETS, &[]);
+        self.lru::<svc_common::FragmentKey, svc_common::FragmentPorts>(map::FRAGMENTS, &[]);
+        self.lru::<svc_common::HeldKey, svc_common::HeldFragment>(map::HELD_FRAGMENTS, &[]);
         self.fill_counters(reader);
         let sizes = (size_of::<svc_common::RangeKey>(), 4);
         self.pin(map::CLUSTER_RANGES, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, sizes, 16, BPF_F_NO_PREALLOC);
         self.pin(map::EVENTS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, (0, 0), 256 * 1024, 0);
+    }
+
+    /// Puts a larger FLOWS_V4 with so many entries in place of the other.
+    pub fn fill_flows(&self, capacity: u32, flows: u32) {
+        std::fs::remove_file(self.maps().join(map::FLOWS_V4)).unwrap();
+        let sizes = (size_of::<FlowKeyV4>(), size_of::<FlowEntryV4>());
+        let data = self.pin(map::FLOWS_V4, bpf_map_type::BPF_MAP_TYPE_LRU_HASH, sizes, capacity, 0);
+        let mut lru: HashMap<MapData, FlowKeyV4, FlowEntryV4> = Map::LruHashMap(data).try_into().unwrap();
+        for number in 0..flows {
+            let key = FlowKeyV4 { source: svc_common::AddrV4(number), ..FlowKeyV4::default() };
+            lru.insert(key, FlowEntryV4::default(), 0).unwrap();
+        }
     }
 
     /// The first CPU has one of everything, the last the rest.

@@ -7,11 +7,11 @@ pub mod kernel;
 
 use std::collections::BTreeMap;
 
-use svc_agent::observe::{MapReader, ReadError};
+use svc_agent::observe::{Fill, MapReader, ReadError};
 use svc_common::{
     AddrV4, AddrV6, BackendEntry, BackendRef, DropReason, Family, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6,
     Port, Protocol, Publication, ServiceCounters, ServiceEntry, ServiceName, Verdict, backend_flag, flow_op,
-    flow_stage, flow_state,
+    flow_stage, flow_state, map,
 };
 
 #[derive(Clone, Default)]
@@ -64,12 +64,28 @@ impl MapReader for MemoryReader {
         Ok(self.flows_v6.clone())
     }
 
-    fn flow_counts(&self) -> Result<[u64; 2], ReadError> {
-        Ok([self.flows_v4.len() as u64, self.flows_v6.len() as u64])
+    fn counted(&self) -> Result<Vec<Fill>, ReadError> {
+        let fill = |map, entries: usize, capacity| Fill { map, entries: entries as u64, capacity };
+        Ok(vec![
+            fill(map::FLOWS_V4, self.flows_v4.len(), 4_096),
+            fill(map::FLOWS_V6, self.flows_v6.len(), 4_096),
+            fill(map::AFFINITY, 0, 4_096),
+            fill(map::SOCKETS, 0, 4_096),
+            fill(map::FRAGMENTS, 0, 4_096),
+            fill(map::HELD_FRAGMENTS, 0, 4_096),
+            fill(map::SERVICE_COUNTERS, self.counters.len(), 64),
+            fill(map::SERVICE_NAMES, self.names.len(), 64),
+        ])
     }
 
     fn capacities(&self) -> Vec<(&'static str, u32)> {
-        vec![(svc_common::map::SERVICES, 64), (svc_common::map::SLOTS, 128)]
+        vec![
+            (map::SERVICES, 64),
+            (map::FRONTENDS_V4, 64),
+            (map::FRONTENDS_V6, 64),
+            (map::SLOTS, 128),
+            (map::BACKENDS, 64),
+        ]
     }
 
     fn now(&self) -> u32 {

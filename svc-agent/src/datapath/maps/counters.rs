@@ -35,6 +35,11 @@ impl Counters {
         })
     }
 
+    /// Services with counters outside the array, and how many can have them.
+    pub fn rest(&self) -> Result<(u64, u32), MapsError> {
+        Ok((self.rest.estimate()?, self.rest.capacity()))
+    }
+
     /// The next service with this index begins at zero.
     pub fn remove(&mut self, index: u32) -> Result<(), MapsError> {
         if index >= self.first.len() {

@@ -234,6 +234,11 @@ impl Maps for KernelMaps {
 }
 
 impl KernelMaps {
+    /// Names there are (an estimate if they are many), and how many there can be.
+    pub fn name_fill(&self) -> Result<(u64, u32), MapsError> {
+        Ok((self.names.estimate()?, self.names.capacity()))
+    }
+
     /// `None` if the service has no name, or no longer.
     pub fn read_name(&self, index: u32) -> Result<Option<ServiceName>, MapsError> {
         self.names.get(&index)

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, MapError, MapType};
 use svc_common::{
     ADDRESS_FILTER_WORDS, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowEntryV4,
-    FlowEntryV6, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6, ServiceCounters, ServiceEntry, ServiceName,
-    SocketKey, SocketValue, map,
+    FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey,
+    ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, map,
 };
 
 use crate::datapath::mmap::{Access, ArrayMapping};
@@ -65,7 +65,7 @@ const fn hash<K, V>(name: &'static str, kind: MapType) -> Shape {
 }
 
 /// Every map that this crate opens by name. EVENTS is opened as a ring buffer only where it is listened to.
-pub const SHAPES: [Shape; 15] = [
+pub const SHAPES: [Shape; 17] = [
     array::<Config>(map::CONFIG, Some(1)),
     array::<u64>(map::ADDRESS_FILTER, Some(ADDRESS_FILTER_WORDS)),
     array::<ServiceEntry>(map::SERVICES, None),
@@ -87,6 +87,8 @@ pub const SHAPES: [Shape; 15] = [
     hash::<FlowKeyV6, FlowEntryV6>(map::FLOWS_V6, MapType::LruHash),
     hash::<AffinityKey, AffinityValue>(map::AFFINITY, MapType::LruHash),
     hash::<SocketKey, SocketValue>(map::SOCKETS, MapType::LruHash),
+    hash::<FragmentKey, FragmentPorts>(map::FRAGMENTS, MapType::LruHash),
+    hash::<HeldKey, HeldFragment>(map::HELD_FRAGMENTS, MapType::LruHash),
     Shape {
         name: map::DROP_COUNTERS,
         kind: MapType::PerCpuArray,

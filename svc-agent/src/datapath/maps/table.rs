@@ -2,6 +2,7 @@
 //! Must not know what the entries mean.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap};
@@ -13,6 +14,10 @@ use crate::publish::{BatchError, MapsError};
 
 /// Entries asked for at once when reading.
 const READ_BATCH: usize = 1024;
+/// Entries that are counted one by one; what a map has beyond them is estimated.
+const SAMPLE: u64 = 16_384;
+/// Room for values that are only counted.
+const SAMPLE_BYTES: usize = 64 * 1024;
 /// The kernel holds no lock over a batch, so this only bounds the copy of keys and values.
 const WRITE_BATCH: usize = 1024;
 
@@ -43,13 +48,11 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> Table<K, V> {
         }
     }
 
-    /// Counts without keeping what is read.
-    pub fn count(&self) -> Result<u64, MapsError> {
-        let mut count = 0;
-        match read_batches(&self.fd, 1, |_: &K, _: &[V]| count += 1) {
+    /// The number of entries; in a large map an estimate.
+    pub fn estimate(&self) -> Result<u64, MapsError> {
+        match estimate::<K, V>(&self.fd, 1, self.capacity) {
             Err(error) if batch::is_unsupported(&error) => Ok(self.map.keys().filter(Result::is_ok).count() as u64),
-            Err(source) => Err(MapsError::Refused { map: self.name, action: "read", source }),
-            Ok(()) => Ok(count),
+            counted => counted.map_err(|source| MapsError::Refused { map: self.name, action: "read", source }),
         }
     }
 
@@ -108,14 +111,30 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> Table<K, V> {
 /// A hash map with one value for each CPU, which only the kernel writes.
 pub(super) struct PerCpuTable<K: aya::Pod, V: aya::Pod> {
     name: &'static str,
+    capacity: u32,
     map: PerCpuHashMap<MapData, K, V>,
     fd: OwnedFd,
 }
 
 impl<K: Pod + aya::Pod, V: Pod + aya::Pod> PerCpuTable<K, V> {
     pub fn new(name: &'static str, data: MapData) -> Result<Self, MapError> {
+        let capacity = data.info()?.max_entries();
         let fd = batch::clone_fd(&data)?;
-        Ok(Self { name, map: Map::PerCpuHashMap(data).try_into()?, fd })
+        Ok(Self { name, capacity, map: Map::PerCpuHashMap(data).try_into()?, fd })
+    }
+
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// As [`Table::estimate`].
+    pub fn estimate(&self) -> Result<u64, MapsError> {
+        let refused = |source| MapsError::Refused { map: self.name, action: "read", source };
+        let cpus = nr_cpus().map_err(|(_, source)| refused(source))?;
+        match estimate::<K, V>(&self.fd, cpus, self.capacity) {
+            Err(error) if batch::is_unsupported(&error) => Ok(self.map.keys().filter(Result::is_ok).count() as u64),
+            counted => counted.map_err(refused),
+        }
     }
 
     /// An entry that does not exist counts as removed.
@@ -151,16 +170,44 @@ pub(super) fn read_batches<K: Pod, V: Pod>(
     repeat: usize,
     mut visit: impl FnMut(&K, &[V]),
 ) -> io::Result<()> {
-    let mut room = READ_BATCH;
+    walk(fd, repeat, READ_BATCH, |keys: &[K], values: &[V], _| {
+        keys.iter().zip(values.chunks(repeat)).for_each(|(key, values)| visit(key, values));
+        ControlFlow::Continue(())
+    })
+}
+
+/// Counts the entries of the first buckets: the kernel's hash spreads entries evenly, so the others hold as many.
+fn estimate<K: Pod, V: Pod>(fd: &OwnedFd, repeat: usize, capacity: u32) -> io::Result<u64> {
+    let buckets = u64::from(capacity).next_power_of_two();
+    let room = (SAMPLE_BYTES / (size_of::<V>() * repeat).max(1)).clamp(16, READ_BATCH);
+    let (mut counted, mut seen) = (0, buckets);
+    walk(fd, repeat, room, |keys: &[K], _: &[V], next_bucket| {
+        counted += keys.len() as u64;
+        match next_bucket {
+            Some(bucket) if counted >= SAMPLE => {
+                seen = u64::from(bucket).clamp(1, buckets);
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    })?;
+    Ok((counted * buckets / seen).min(u64::from(capacity).max(counted)))
+}
+
+/// Visits entries in batches, each with the number of the bucket after it (`None` at the end).
+fn walk<K: Pod, V: Pod>(
+    fd: &OwnedFd,
+    repeat: usize,
+    mut room: usize,
+    mut visit: impl FnMut(&[K], &[V], Option<u32>) -> ControlFlow<()>,
+) -> io::Result<()> {
     let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room * repeat]);
     let mut cursor = None;
     loop {
         match batch::lookup(fd.as_fd(), &mut cursor, &mut keys, &mut values, repeat) {
             Ok((count, last)) => {
-                for (key, values) in keys.iter().zip(values.chunks(repeat)).take(count) {
-                    visit(key, values);
-                }
-                if last {
+                let next = cursor.filter(|_| !last);
+                if visit(&keys[..count], &values[..count * repeat], next).is_break() || last {
                     return Ok(());
                 }
             }

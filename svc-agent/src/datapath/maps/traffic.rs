@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use svc_common::{
     AffinityKey, AffinityValue, DropReason, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FlowV4,
-    FlowV6, ServiceCounters, SocketKey, SocketValue, map,
+    FlowV6, FragmentKey, FragmentPorts, HeldFragment, HeldKey, ServiceCounters, SocketKey, SocketValue, map,
 };
 
 use super::counters::Counters;
@@ -26,6 +26,8 @@ pub struct Traffic {
     flows_v6: Table<FlowKeyV6, FlowEntryV6>,
     affinity: Table<AffinityKey, AffinityValue>,
     sockets: Table<SocketKey, SocketValue>,
+    fragments: Table<FragmentKey, FragmentPorts>,
+    held_fragments: Table<HeldKey, HeldFragment>,
     service_counters: Counters,
     drop_counters: PerCpuArray<MapData, u64>,
 }
@@ -39,6 +41,10 @@ impl Traffic {
             flows_v6: Table::new(map::FLOWS_V6, source.data(map::FLOWS_V6)?, true).map_err(refused(map::FLOWS_V6))?,
             affinity: Table::new(map::AFFINITY, source.data(map::AFFINITY)?, true).map_err(refused(map::AFFINITY))?,
             sockets: Table::new(map::SOCKETS, source.data(map::SOCKETS)?, true).map_err(refused(map::SOCKETS))?,
+            fragments: Table::new(map::FRAGMENTS, source.data(map::FRAGMENTS)?, true)
+                .map_err(refused(map::FRAGMENTS))?,
+            held_fragments: Table::new(map::HELD_FRAGMENTS, source.data(map::HELD_FRAGMENTS)?, true)
+                .map_err(refused(map::HELD_FRAGMENTS))?,
             service_counters: Counters::open(&mut source)?,
             drop_counters: Map::PerCpuArray(source.data(map::DROP_COUNTERS)?)
                 .try_into()
@@ -55,9 +61,18 @@ impl Traffic {
         self.flows_v6.entries().map(flows)
     }
 
-    /// Entries in FLOWS_V4 and FLOWS_V6.
-    pub fn flow_counts(&self) -> Result<[u64; 2], MapsError> {
-        Ok([self.flows_v4.count()?, self.flows_v6.count()?])
+    /// Entries (estimated in large maps) and capacity of each map that can fill up.
+    pub fn fill(&self) -> Result<Vec<(&'static str, u64, u32)>, MapsError> {
+        let (counters, counters_capacity) = self.service_counters.rest()?;
+        Ok(vec![
+            (map::FLOWS_V4, self.flows_v4.estimate()?, self.flows_v4.capacity()),
+            (map::FLOWS_V6, self.flows_v6.estimate()?, self.flows_v6.capacity()),
+            (map::AFFINITY, self.affinity.estimate()?, self.affinity.capacity()),
+            (map::SOCKETS, self.sockets.estimate()?, self.sockets.capacity()),
+            (map::FRAGMENTS, self.fragments.estimate()?, self.fragments.capacity()),
+            (map::HELD_FRAGMENTS, self.held_fragments.estimate()?, self.held_fragments.capacity()),
+            (map::SERVICE_COUNTERS, counters, counters_capacity),
+        ])
     }
 
     /// Entries FLOWS_V4 and FLOWS_V6 can hold.
