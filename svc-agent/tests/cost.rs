@@ -150,6 +150,7 @@ fn instructions_of_programs() {
         let variant = Variant {
             trace: false,
             coarse_clock: true,
+            tick_shift: 8,
             set_retval: true,
             ipv6_csum_flag: true,
             forward_direct,

@@ -217,8 +217,13 @@ impl<A: Narrow> Family<A> {
         if let Some(entry) = self.flows.borrow_mut().get_mut(key) {
             entry.flow.state |= state;
             entry.flow.last_seen = now;
+            entry.flow.tick = tick(now);
         }
     }
+}
+
+fn tick(now: u32) -> u8 {
+    now as u8
 }
 
 fn in_range(address: IpAddr, (range, prefix): &(IpAddr, u8)) -> bool {
@@ -382,6 +387,10 @@ impl Tables for MemoryTables {
 
     fn now(&self) -> u32 {
         self.now
+    }
+
+    fn tick(&self) -> u8 {
+        tick(self.now)
     }
 
     fn random(&self) -> u32 {
