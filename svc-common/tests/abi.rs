@@ -44,7 +44,7 @@ fn layouts_match_the_golden_file() {
             state,
             ops,
             peer_stage,
-            zero
+            tick
         }
     );
     layout!(
@@ -60,7 +60,7 @@ fn layouts_match_the_golden_file() {
             state,
             ops,
             peer_stage,
-            zero
+            tick
         }
     );
     layout!(out, Hop { neighbour, interface, mtu, kind, zero });
