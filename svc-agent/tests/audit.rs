@@ -332,6 +332,8 @@ fn flows_that_were_forgotten_or_superseded_are_counted() {
     let report = look(node.publisher.maps(), &only(old_reply));
     judge(&[], &report);
     assert_eq!(report.counts.superseded_flows, 1);
+    assert_eq!(look(node.publisher.maps(), &only(over)).counts.superseded_flows, 1);
+    judge(&["flow-pair: "], &look(node.publisher.maps(), &only(flows[0])));
     judge(&["flow-pair: "], &look(node.publisher.maps(), &only(flows[1])));
 }
 

@@ -86,6 +86,11 @@ fn what_ended_goes_and_what_lives_stays() {
     let mut older_second = of_second;
     older_second.iter_mut().for_each(|(_, flow)| flow.last_seen = NOW - 1_000);
     let [_, left_over] = masqueraded(9, 150);
+    // Another client has the port of this masquerade by now.
+    let mut taken = older_second[0];
+    taken.0.source_port = Port::from_host(18);
+    (taken.1.source_port, taken.1.state) = (Port::from_host(62_000), closed);
+    let [of_taken, _] = masqueraded(18, 170);
     let living = [
         connection(TCP, 1, 46, replied, 24 * 3600),
         connection(TCP, 2, 46, replied | flow_state::FIN_CLIENT, 3600),
@@ -95,6 +100,7 @@ fn what_ended_goes_and_what_lives_stays() {
         connection(UDP, 6, 47, replied, 3),
         of_first,
         older_second,
+        of_taken,
         // Newer than the clock that was read.
         connection(UDP, 10, 46, 0, 0u32.wrapping_sub(2)),
     ]
@@ -108,6 +114,7 @@ fn what_ended_goes_and_what_lives_stays() {
         vec![connection(TCP, 16, 46, closed, 121)[0]],
         vec![connection(TCP, 17, 46, closed, 121)[1]],
         vec![superseded],
+        vec![taken],
         direct.to_vec(),
         left_over.to_vec(),
     ]

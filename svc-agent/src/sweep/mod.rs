@@ -206,9 +206,10 @@ where
     let peer = flows.get(&peer_key)?.map(|peer| peer.flow).filter(|peer| other_key(&peer_key, peer) == *key);
     let own = Life::of(key, &flow);
     let life = peer.map_or(own, |peer| own.and(&peer, now));
-    let over = match first {
-        Some(_) => !first_lives && life.is_left_over(now),
-        None => life.is_over(timeouts, now),
+    let over = match (first, peer) {
+        (Some(_), _) if !first_lives && life.is_left_over(now) => true,
+        (Some(_), Some(_)) => false,
+        _ => life.is_over(timeouts, now),
     };
     match (over, peer) {
         (false, _) => Ok(0),

@@ -101,7 +101,7 @@ fn act(args: &SoakArgs, seed: u64, scene: &mut Scene, timeline: &Timeline) -> Re
     }
     scene.wait_until_applied(timeline)?;
     let mut visitors = Vec::new();
-    for (stream, identity) in (1..).zip(scene.identities()?) {
+    for (stream, identity) in (1..).zip(scene.identities(&args.socket_lb)?) {
         let client = scene.lab.machine(&identity.name)?.client()?;
         visitors.push(Visitor::new(identity, client, timeline, services.len(), Random::new(seed, stream)));
     }

@@ -78,10 +78,12 @@ impl Scene {
     }
 
     /// Everybody who uses the Services: pods with and without a server of their own, the node, a machine outside.
-    pub fn identities(&self) -> Result<Vec<Identity>> {
+    pub fn identities(&self, socket_lb: &str) -> Result<Vec<Identity>> {
         let identity = |name: &str, seen_as: Option<&str>| {
             let seen_as = seen_as.map(|name| self.addresses(name)).transpose()?;
-            anyhow::Ok(Identity { name: name.to_owned(), addresses: self.addresses(name)?, seen_as })
+            // What the node's own sockets were translated to, the packet path does not see.
+            let can_be_reset = name != NODE || socket_lb == "off";
+            anyhow::Ok(Identity { name: name.to_owned(), addresses: self.addresses(name)?, seen_as, can_be_reset })
         };
         Ok(vec![
             identity("client", Some("client"))?,

@@ -40,6 +40,8 @@ pub(super) struct Identity {
     pub addresses: [IpAddr; 2],
     /// By servers that are not the node; `None` where it is not the same for all of them.
     pub seen_as: Option<[IpAddr; 2]>,
+    /// Services can have its connections reset.
+    pub can_be_reset: bool,
 }
 
 /// A socket that lives on.
@@ -170,7 +172,8 @@ impl<'a> Visitor<'a> {
             keep && if kind == Kind::Tcp { samples[0].outcome == Outcome::Ok } else { samples[0].local.is_some() };
         if held {
             let last = samples[0].backends.last().cloned().filter(|_| samples[0].outcome == Outcome::Ok);
-            let resets = asks_for_resets(&self.timeline.views(target, start, end));
+            let views = self.timeline.views(target, start, end);
+            let resets = if self.identity.can_be_reset { asks_for_resets(&views) } else { Some(false) };
             let kept = Kept { name, target, kind, last, since: end, resets };
             if samples[0].outcome == Outcome::Timeout {
                 return self.again(kept);
