@@ -190,7 +190,7 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64)
 #[inline(always)]
 fn forward(context: &TcContext, packet: &TcPacket<'_>, hop: &Hop) -> i32 {
     trace::forwarded(context, packet);
-    route::forward(hop)
+    route::forward(context, hop)
 }
 
 #[cgroup_sock_addr(bind4)]

@@ -5,7 +5,9 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
     bpf_fib_lookup as FibLookup, bpf_redir_neigh,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type,
+};
 use aya_ebpf::programs::TcContext;
 use svc_common::{AddrV4, AddrV6, Hop, hop_kind, interface_flag};
 use svc_datapath::{Address as _, ETHERNET_LENGTH, ETHERTYPE_IPV4, Packet as _};
@@ -69,8 +71,9 @@ fn leads_into_pod(interface: u32) -> bool {
 
 /// Sends a packet to its next hop.
 #[inline(always)]
-pub fn forward(hop: &Hop) -> i32 {
+pub fn forward(context: &TcContext, hop: &Hop) -> i32 {
     if hop.kind == hop_kind::PEER {
+        receive_here(context);
         // SAFETY: a helper that takes plain numbers.
         return unsafe { bpf_redirect_peer(hop.interface, 0) as i32 };
     }
@@ -120,10 +123,24 @@ pub fn reroute(context: &TcContext, packet: &TcPacket<'_>) -> i32 {
         0
     };
     if way_out != 0 {
+        receive_here(context);
         // SAFETY: a helper that takes plain numbers; without parameters it looks up route and neighbour itself.
         return unsafe { bpf_redirect_neigh(way_out, core::ptr::null_mut(), 0, 0) as i32 };
     }
     TC_ACT_SHOT
+}
+
+/// A bridge's port takes frames to the bridge's address, which the kernel marks as somebody else's. The bridge would put that right;
+/// past it, whoever receives the packet drops it.
+#[inline(always)]
+fn receive_here(context: &TcContext) {
+    const PACKET_HOST: u32 = 0;
+    // SAFETY: the kernel passed a valid context.
+    unsafe {
+        if (*context.skb.skb).pkt_type != PACKET_HOST {
+            bpf_skb_change_type(context.skb.skb, PACKET_HOST);
+        }
+    }
 }
 
 /// Whether `reroute` gave the packet a local route: its frame is addressed as loopback's neighbours are, to zero.

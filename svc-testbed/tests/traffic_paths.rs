@@ -67,25 +67,40 @@ fn reach(shape: Shape) -> Result<()> {
 #[test]
 fn the_node_itself_reaches_services() -> Result<()> {
     for (mode, nodes) in [(Mode::Socket, Mode::Socket), (Mode::Host, Mode::Socket), (Mode::Tc, Mode::Tc)] {
-        World::routed(mode)?.check(|world| {
-            let web = service("web", 11);
-            world.publish(&web, &["near", "far"])?;
-            let (node, pod) = (world.machine(AGENT_NODE)?.client()?, world.client()?);
-            for (family, kind) in Family::BOTH.into_iter().flat_map(|family| Kind::ALL.map(|kind| (family, kind))) {
-                let what = || format!("{family:?} {kind:?}");
-                let to = vip(&web, family, kind.ports().0);
-                for (client, translated) in [(&node, nodes.of(kind)), (&pod, mode.of(kind))] {
-                    let before = world.counters(&web)?;
-                    let samples = kind.talk(client, to, SOCKETS)?;
-                    expect_pods(&samples, &["near", "far"]).with_context(what)?;
-                    expect_replies_from(&samples, to).with_context(what)?;
-                    expect_translated(translated, world.counters(&web)? - before).with_context(what)?;
-                }
-            }
-            Ok(())
-        })?;
+        node_reaches(Shape::Routed, mode, nodes)?;
     }
     Ok(())
+}
+
+#[test]
+fn a_node_with_its_pods_on_a_bridge_reaches_services() -> Result<()> {
+    node_reaches(Shape::Bridge, Mode::Tc, Mode::Tc)
+}
+
+#[test]
+fn a_node_with_an_overlay_reaches_services() -> Result<()> {
+    node_reaches(Shape::Overlay, Mode::Tc, Mode::Tc)
+}
+
+/// A bridge has the address of one of its ports, and only what comes in there looks as if it were for the node: two pods near by.
+fn node_reaches(shape: Shape, mode: Mode, nodes: Mode) -> Result<()> {
+    World::start(lab().shape(shape), mode)?.check(|world| {
+        let web = service("web", 11);
+        world.publish(&web, &["near", "spare", "far"])?;
+        let (node, pod) = (world.machine(AGENT_NODE)?.client()?, world.client()?);
+        for (family, kind) in Family::BOTH.into_iter().flat_map(|family| Kind::ALL.map(|kind| (family, kind))) {
+            let to = vip(&web, family, kind.ports().0);
+            for (client, name, translated) in [(&node, "node", nodes.of(kind)), (&pod, "pod", mode.of(kind))] {
+                let what = || format!("{shape:?} {name} {family:?} {kind:?}");
+                let before = world.counters(&web)?;
+                let samples = kind.talk(client, to, SOCKETS)?;
+                expect_pods(&samples, &["near", "spare", "far"]).with_context(what)?;
+                expect_replies_from(&samples, to).with_context(what)?;
+                expect_translated(translated, world.counters(&web)? - before).with_context(what)?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Its own servers are endpoints, as those of a pod with the host's network are. The kernel takes no packet with one of its

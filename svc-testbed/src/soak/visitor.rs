@@ -173,7 +173,8 @@ impl<'a> Visitor<'a> {
         if held {
             let last = samples[0].backends.last().cloned().filter(|_| samples[0].outcome == Outcome::Ok);
             let views = self.timeline.views(target, start, end);
-            let resets = if self.identity.can_be_reset { asks_for_resets(&views) } else { Some(false) };
+            // Where sockets translate, only a connection whose first packet was sent again after the Service came is one of packets.
+            let resets = asks_for_resets(&views).filter(|asks| self.identity.can_be_reset || !asks);
             let kept = Kept { name, target, kind, last, since: end, resets };
             if samples[0].outcome == Outcome::Timeout {
                 return self.again(kept);
