@@ -171,8 +171,7 @@ fn established<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>) -> 
 #[inline(always)]
 fn is_looked_up<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>) -> bool {
     let class = tables.address_class(key.destination);
-    class & address_class::FRONTEND == 0
-        && (class | tables.address_class(key.source)) & address_class::BACKEND != 0
+    class & address_class::FRONTEND == 0 && (class | tables.address_class(key.source)) & address_class::BACKEND != 0
 }
 
 /// The way of a packet that is addressed to this node's uplink, if it leads to an uplink that can be reached from there.

@@ -169,7 +169,8 @@ impl Loaded {
         if self.options.trace_packets {
             trace::forward(&mut self.ebpf);
         }
-        let follower = Follower::start(mode, self.pins, self.programs, self.options.selection, self.options.xdp).await?;
+        let follower =
+            Follower::start(mode, self.pins, self.programs, self.options.selection, self.options.xdp).await?;
         Ok((follower, self.lock))
     }
 }

@@ -8,7 +8,9 @@ use futures::channel::mpsc::UnboundedReceiver;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
@@ -109,7 +111,11 @@ fn parse_link(link: &LinkMessage) -> Option<(u32, Interface)> {
             LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
             _ => None,
         }),
-        mtu: link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None }).unwrap_or_default(),
+        mtu: link
+            .attributes
+            .iter()
+            .find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None })
+            .unwrap_or_default(),
         xdp: link.attributes.iter().find_map(|a| if let LinkAttribute::Xdp(xdp) = a { parse_xdp(xdp) } else { None }),
     };
     Some((link.header.index, interface))

@@ -62,9 +62,8 @@ fn ask(socket: &Socket, family: u16, command: u8, kind: u16, value: &[u8]) -> io
 }
 
 fn attribute<const N: usize>(attributes: &[u8], kind: u16) -> io::Result<[u8; N]> {
-    let found = NlasIterator::new(attributes).find_map(|attribute: Result<NlaBuffer<&[u8]>, _>| {
-        attribute.ok().filter(|attribute| attribute.kind() == kind)
-    });
+    let found = NlasIterator::new(attributes)
+        .find_map(|attribute: Result<NlaBuffer<&[u8]>, _>| attribute.ok().filter(|attribute| attribute.kind() == kind));
     found.and_then(|attribute| attribute.value().try_into().ok()).ok_or_else(malformed)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod case;
 pub mod cases;
+pub mod express;
 pub mod frame;
 pub mod kernel;
 pub mod native;

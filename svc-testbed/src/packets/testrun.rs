@@ -51,6 +51,39 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], flags: u32) -> io::Result<(u32
     Ok((attr.retval, out))
 }
 
+/// `struct xdp_md`.
+#[repr(C)]
+#[derive(Default)]
+struct XdpContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// Runs an XDP program once on a frame from an interface of the caller's network namespace (5.15).
+pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], interface: u32) -> io::Result<(u32, Vec<u8>)> {
+    let mut out = vec![0_u8; frame.len()];
+    let context = XdpContext { data_end: frame.len() as u32, ingress_ifindex: interface, ..XdpContext::default() };
+    let mut attr = TestRunAttr {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        data_size_out: out.len() as u32,
+        data_out: out.as_mut_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: size_of::<XdpContext>() as u32,
+        ctx_in: &raw const context as u64,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: context and buffers outlive the call and are as long as `attr` says.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
+    out.truncate(attr.data_size_out as usize);
+    Ok((attr.retval, out))
+}
+
 /// Runs a classifier `repeat` times on one packet, each time on what the run before left of it. Returns what the last run
 /// returned and the nanoseconds one run took.
 pub fn repeat(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<(u32, u32)> {
