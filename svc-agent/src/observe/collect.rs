@@ -65,9 +65,9 @@ fn encode_drops(encoder: &mut DescriptorEncoder, counters: Vec<(DropReason, u64)
 }
 
 fn encode_express(encoder: &mut DescriptorEncoder, packets: u64) -> fmt::Result {
-    const NO_LABELS: [(&str, &str); 0] = [];
     let help = "Packets that XDP sent from uplink to uplink past the stack";
-    counters_of(encoder, "svc_agent_xdp_packets", help, [(NO_LABELS, packets)])
+    let metric = encoder.encode_descriptor("svc_agent_xdp_packets", help, None, MetricType::Counter)?;
+    ConstCounter::new(packets).encode(metric)
 }
 
 fn encode_occupancy(encoder: &mut DescriptorEncoder, occupancy: &Occupancy) -> fmt::Result {
