@@ -36,6 +36,7 @@ const SYN_ACK: u8 = 0x12;
 const VARIANT: Variant = Variant {
     trace: false,
     coarse_clock: true,
+    tick_shift: 8,
     set_retval: true,
     ipv6_csum_flag: true,
     forward_direct: false,

@@ -6,6 +6,7 @@ use svc_agent::datapath::{CLASSIFIERS, Capacities, HOOKS, Variant, load};
 const NEWEST: Variant = Variant {
     trace: false,
     coarse_clock: true,
+    tick_shift: 8,
     set_retval: true,
     ipv6_csum_flag: true,
     forward_direct: true,
@@ -15,6 +16,7 @@ const NEWEST: Variant = Variant {
 const OLDEST: Variant = Variant {
     trace: false,
     coarse_clock: false,
+    tick_shift: 10,
     set_retval: false,
     ipv6_csum_flag: false,
     forward_direct: false,

@@ -90,7 +90,8 @@ pub struct Flow<A> {
     pub ops: u8,
     /// Stage of the other flow of the pair.
     pub peer_stage: u8,
-    pub zero: u8,
+    /// The node's clock tick `last_seen` was written in, about a second long, modulo 256. While it lasts no packet asks for the time.
+    pub tick: u8,
 }
 pub type FlowV4 = Flow<AddrV4>;
 pub type FlowV6 = Flow<AddrV6>;

@@ -45,7 +45,7 @@ fn layouts_match_the_golden_file() {
             state,
             ops,
             peer_stage,
-            zero
+            tick
         }
     );
     layout!(
@@ -61,7 +61,7 @@ fn layouts_match_the_golden_file() {
             state,
             ops,
             peer_stage,
-            zero
+            tick
         }
     );
     layout!(out, Hop { neighbour, interface, mtu, kind, zero });

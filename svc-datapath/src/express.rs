@@ -90,12 +90,15 @@ fn ingress_family<A: Known, P: Arrival, T: Tables + Uplinks + FamilyTables<A>>(
         return None;
     }
     read_plain(packet, &mut headers)?;
-    let now = tables.now();
-    if !is_ordinary(packet, &headers) || refreshes(&headers.key, now) {
+    if !is_ordinary(packet, &headers) {
         return None;
     }
     let inward = established(tables, &headers.key)?;
-    if is_to_be_reset(tables, &inward) || !flow::continues(tables, &headers.key, &inward, headers.tcp_flags, now) {
+    let now = flow::time_of(tables, &inward);
+    if refreshes(&headers.key, now)
+        || is_to_be_reset(tables, &inward)
+        || !flow::continues(tables, &headers.key, &inward, headers.tcp_flags, now)
+    {
         return None;
     }
     // As the packet would be between the two hooks.

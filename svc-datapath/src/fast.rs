@@ -59,9 +59,9 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
     if read_plain(packet, &mut headers).is_none() {
         return Fast::Slow;
     }
-    let now = tables.now();
     if concerned && let Some(place) = tables.find_flow(&headers.key) {
         let flow = tables.flow_at(place);
+        let now = flow::time_of(tables, &flow);
         if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0
             || is_to_be_reset(tables, &flow)
             || !flow::continues(tables, &headers.key, &flow, headers.tcp_flags, now)
@@ -86,6 +86,7 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
             if !returns_straight(flow.ops, flow.peer_stage) {
                 return PASS;
             }
+            let now = flow::time_of(tables, &flow);
             let ends = (headers.key.source, headers.key.destination);
             return match next_hop(packet, tables, place, &headers, ends, flow.last_seen != now) {
                 Some(hop) => leave(packet, tables, &headers, &flow, Some(hop), now),
@@ -119,7 +120,7 @@ fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     read_plain(packet, &mut headers)?;
     match tables.flow(&headers.key) {
         Some(flow) if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 => None,
-        Some(flow) => Some(forward(packet, tables, &headers, &flow, false, tables.now())),
+        Some(flow) => Some(forward(packet, tables, &headers, &flow, false, flow::time_of(tables, &flow))),
         None => Some(Action::Pass),
     }
 }

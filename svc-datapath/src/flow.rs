@@ -72,6 +72,13 @@ pub fn ended_backend<T: Tables>(tables: &T, backend: BackendRef) -> bool {
     backend != BackendRef::NONE && live_backend(tables, backend).is_none()
 }
 
+/// The time for a packet of `flow`: the one written there, until the tick is over. A flow that rested for a multiple of 256 ticks
+/// looks fresh for one more; what that delays by a second is idleness and the search for its next hop.
+#[inline(always)]
+pub fn time_of<A, T: Tables>(tables: &T, flow: &Flow<A>) -> u32 {
+    if flow.tick == tables.tick() { flow.last_seen } else { tables.now() }
+}
+
 /// What a packet of an established flow changes, seldom anything: bits of [`flow_state`] to add, and the time.
 #[inline(always)]
 pub fn news<A>(flow: &Flow<A>, tcp_flags: u8, now: u32) -> Option<u8> {
@@ -223,7 +230,7 @@ pub fn unchanged<A: Address>(key: &FlowKey<A>, now: u32) -> Flow<A> {
         state: 0,
         ops: flow_op::TO_BACKEND,
         peer_stage: flow_stage::EGRESS,
-        zero: 0,
+        tick: 0,
     }
 }
 

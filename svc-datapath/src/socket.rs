@@ -184,7 +184,9 @@ fn may_reach_itself<A: Address, T: Tables>(
             return true;
         }
     }
-    listens(chosen.destination, chosen.destination_port)
+    let on_node = live_backend(tables, chosen.backend).is_some_and(|entry| entry.flags & backend_flag::LOCAL != 0);
+    let asked = on_node && publication.slot_count() <= SLOTS_ASKED;
+    !asked && listens(chosen.destination, chosen.destination_port)
 }
 
 #[inline(always)]

@@ -99,7 +99,7 @@ pub trait FamilyTables<A> {
     }
     /// With `replace` an existing entry is overwritten, without it the call fails with [`InsertError::Exists`].
     fn insert_flow(&self, key: &FlowKey<A>, entry: &FlowEntry<A>, replace: bool) -> Result<(), InsertError>;
-    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time, if the entry exists.
+    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time and tick, if the entry exists.
     fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32);
     /// The node's address of this family; the unspecified address if it has none.
     fn node_address(&self) -> A;
@@ -131,6 +131,8 @@ pub trait Tables: FamilyTables<AddrV4> + FamilyTables<AddrV6> {
     fn emit(&self, event: &Event);
     /// Seconds of CLOCK_MONOTONIC.
     fn now(&self) -> u32;
+    /// Moves on about once a second, modulo 256, and costs next to nothing: asking for the time costs more than finding a flow's backend.
+    fn tick(&self) -> u8;
     fn random(&self) -> u32;
 }
 

@@ -34,6 +34,7 @@ const FROM_INGRESS: u64 = 0;
 const FROM_EGRESS: u64 = BPF_F_INGRESS as u64;
 
 #[classifier]
+#[inline(always)]
 pub fn pod_ingress(context: TcContext) -> i32 {
     ingress(&context, Side::Pod, tail_call::POD_INGRESS_FRAGMENT, tail_call::POD_INGRESS_SLOW)
 }
@@ -49,6 +50,7 @@ pub fn pod_ingress_slow(context: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn pod_egress(context: TcContext) -> i32 {
     egress(&context, arrive(&context), Side::Pod, tail_call::POD_EGRESS_FRAGMENT, tail_call::POD_EGRESS_SLOW)
 }
@@ -64,6 +66,7 @@ pub fn pod_egress_slow(context: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn uplink_ingress(context: TcContext) -> i32 {
     ingress(&context, Side::Uplink, tail_call::UPLINK_INGRESS_FRAGMENT, tail_call::UPLINK_INGRESS_SLOW)
 }
@@ -79,6 +82,7 @@ pub fn uplink_ingress_slow(context: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn uplink_egress(context: TcContext) -> i32 {
     let packet = arrive(&context);
     if route::is_local(&packet) {
@@ -154,7 +158,7 @@ fn continue_with(context: &TcContext, index: u32) -> i32 {
 
 #[inline(always)]
 fn arrive(context: &TcContext) -> TcPacket<'_> {
-    let packet = TcPacket::new(context);
+    let packet = TcPacket::plain(context);
     trace::arrival(context, &packet);
     packet
 }

@@ -19,6 +19,9 @@ const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 
 /// Headers lie within this many bytes: Ethernet, the longest IPv4 header or IPv6 with an extension, TCP without options.
 const HEADERS: u32 = 14 + 60 + 20;
+/// Ports lie within this many bytes if nothing is unusual.
+const PLAIN_V4: u32 = 14 + 20 + 8;
+const PLAIN_V6: u32 = 14 + 40 + 8;
 
 /// Bound for the verifier: no header of interest begins later.
 pub const MAX_OFFSET: usize = 1023;
@@ -28,11 +31,24 @@ pub struct TcPacket<'a> {
 }
 
 impl<'a> TcPacket<'a> {
-    /// Makes the headers of a packet with a non-linear head directly accessible.
+    /// Makes all headers directly accessible that there may be.
     #[inline(always)]
     pub fn new(context: &'a TcContext) -> Self {
+        Self::with(context, HEADERS)
+    }
+
+    /// Makes those of a plain packet directly accessible. They nearly always are: of TCP the stack keeps nothing but the headers in the
+    /// linear part, and for more than those it would have to copy them.
+    #[inline(always)]
+    pub fn plain(context: &'a TcContext) -> Self {
+        let v6 = context.skb.protocol() == ETH_P_IPV6;
+        Self::with(context, if v6 { PLAIN_V6 } else { PLAIN_V4 })
+    }
+
+    #[inline(always)]
+    fn with(context: &'a TcContext, needed: u32) -> Self {
         let linear = (data_end(context) - data(context)) as u32;
-        if linear < HEADERS && linear < context.len() {
+        if linear < needed && linear < context.len() {
             let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
             // SAFETY: the context is the one the kernel passed. On failure the packet stays as it is, and loads
             // beyond its linear part say so.

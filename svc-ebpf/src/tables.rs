@@ -2,7 +2,8 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns,
+    bpf_ktime_get_ns,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use svc_common::{
@@ -13,7 +14,7 @@ use svc_common::{
 use svc_datapath::{Address as _, Counted, FamilyTables, InsertError, Tables};
 
 use crate::maps;
-use crate::variant::{FORWARD_DIRECT, HAVE_COARSE_CLOCK};
+use crate::variant::{FORWARD_DIRECT, HAVE_COARSE_CLOCK, TICK_SHIFT};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -143,6 +144,7 @@ macro_rules! family_tables {
                     unsafe {
                         (*entry).flow.state |= state;
                         (*entry).flow.last_seen = now;
+                        (*entry).flow.tick = self.tick();
                     }
                 }
             }
@@ -305,6 +307,12 @@ impl Tables for KernelTables {
         let nanoseconds =
             unsafe { if HAVE_COARSE_CLOCK.load() != 0 { bpf_ktime_get_coarse_ns() } else { bpf_ktime_get_ns() } };
         (nanoseconds / NANOSECONDS) as u32
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u8 {
+        // SAFETY: a helper without arguments, which the kernel replaces by a load.
+        (unsafe { bpf_jiffies64() } >> (TICK_SHIFT.load() & 63)) as u8
     }
 
     #[inline(always)]

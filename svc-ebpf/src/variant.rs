@@ -11,6 +11,10 @@ pub static TRACE: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static HAVE_COARSE_CLOCK: Global<u8> = Global::new(1);
 
+/// A tick of flows is two to this power jiffies: as many as last about a second.
+#[unsafe(no_mangle)]
+pub static TICK_SHIFT: Global<u8> = Global::new(8);
+
 /// bpf_set_retval exists in sock_addr programs (5.18).
 #[unsafe(no_mangle)]
 pub static HAVE_SET_RETVAL: Global<u8> = Global::new(1);

@@ -6,6 +6,7 @@ mod bpf_linker;
 mod build;
 mod build_ebpf;
 mod conformance;
+mod cost;
 mod demo;
 mod deploy_check;
 mod docs_check;
@@ -45,6 +46,8 @@ enum Command {
     Bench(bench::Options),
     /// Change a cluster at random under traffic, and judge
     Soak(soak::Options),
+    /// Compare what packets, programs and changes cost with the recorded tables
+    Cost(cost::Options),
     /// Formatting, clippy for both targets, documents, deploy files
     Lint,
     /// Build the container image, or its build context
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Conformance(options) => conformance::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Cost(options) => cost::run(&options),
         Command::Lint => lint::run(),
         Command::Image(options) => image::run(&options),
     };

@@ -55,6 +55,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Variant {
     pub trace: bool,
     pub coarse_clock: bool,
+    /// See [`tick_shift`].
+    pub tick_shift: u8,
     pub set_retval: bool,
     pub ipv6_csum_flag: bool,
     /// Packets of known flows leave past the node's stack.
@@ -87,6 +89,13 @@ fn first_counters() -> u32 {
     const BYTES: usize = 16 << 20;
     let cpus = aya::util::nr_cpus().unwrap_or(1);
     (BYTES / (size_of::<ServiceCounters>() * cpus)).clamp(256, 16_384) as u32
+}
+
+/// How often the kernel's jiffies must be halved to count in ticks of at least a second. The coarse clocks move with each jiffy.
+pub fn tick_shift() -> u8 {
+    const NANOSECONDS: u32 = 1_000_000_000;
+    let jiffy = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse).tv_nsec as u32;
+    (NANOSECONDS / jiffy.clamp(1, NANOSECONDS)).next_power_of_two().trailing_zeros() as u8
 }
 
 /// All programs, accepted by the kernel, by name.
@@ -141,6 +150,7 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
         .btf(None)
         .override_global("TRACE", trace, true)
         .override_global("HAVE_COARSE_CLOCK", coarse_clock, true)
+        .override_global("TICK_SHIFT", &variant.tick_shift, true)
         .override_global("HAVE_SET_RETVAL", set_retval, true)
         .override_global("HAVE_IPV6_CSUM_FLAG", ipv6_csum_flag, true)
         .override_global("FORWARD_DIRECT", forward_direct, true)

@@ -113,6 +113,7 @@ impl Loaded {
         let variant = Variant {
             trace: options.trace_packets,
             coarse_clock: features.coarse_clock,
+            tick_shift: load::tick_shift(),
             set_retval: features.set_retval,
             ipv6_csum_flag: features.ipv6_csum_flag,
             forward_direct: options.forwarding == Forwarding::Direct,

@@ -28,6 +28,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         // A client that gave up meanwhile is no reason to end.
         let Ok((stream, _)) = listener.accept().await else { continue };
+        // As Go's servers do. A watch is many small writes; without this each waits for the client's delayed acknowledgement.
+        let _ = stream.set_nodelay(true);
         let shared = shared.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| answer(shared.clone(), request));

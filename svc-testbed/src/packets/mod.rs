@@ -3,6 +3,7 @@
 //! test, hence the panics. Neighbours: `svc-datapath` and `svc-ebpf` are under test; `bench/programs` borrows worlds and kernel.
 #![expect(clippy::expect_used, clippy::panic, reason = "a case that cannot be built is a failed test")]
 
+mod accesses;
 pub mod case;
 pub mod cases;
 pub mod express;

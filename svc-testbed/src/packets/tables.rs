@@ -13,6 +13,7 @@ use svc_common::{
 };
 use svc_datapath::{Counted, ETHERNET_LENGTH, FamilyTables, Fragments, InsertError, Tables};
 
+use super::accesses::Accesses;
 use super::packet::MemoryPacket;
 use super::state::State;
 use super::world::{Change, Narrow, flow_key, frontend_key};
@@ -60,6 +61,7 @@ pub struct MemoryTables {
     hops: Vec<(IpAddr, Hop)>,
     pub(super) uplinks: HashMap<u32, Uplink>,
     pub(super) express: Cell<u64>,
+    accesses: Accesses,
 }
 
 impl MemoryTables {
@@ -88,6 +90,7 @@ impl MemoryTables {
             hops: Vec::new(),
             uplinks: HashMap::new(),
             express: Cell::new(0),
+            accesses: Accesses::default(),
         };
         for change in changes {
             tables.apply(change);
@@ -132,6 +135,11 @@ impl MemoryTables {
     /// Packets that come to the hook of a stage once more, in their order.
     pub fn take_sent_again(&self) -> Vec<(u8, Vec<u8>)> {
         self.sent_again.take()
+    }
+
+    /// What was asked of the maps, and written to them, since the last call.
+    pub fn take_accesses(&self) -> String {
+        self.accesses.take()
     }
 
     /// What the routing table says of destinations; if it says anything, packets are forwarded directly.
@@ -213,8 +221,13 @@ impl<A: Narrow> Family<A> {
         if let Some(entry) = self.flows.borrow_mut().get_mut(key) {
             entry.flow.state |= state;
             entry.flow.last_seen = now;
+            entry.flow.tick = tick(now);
         }
     }
+}
+
+fn tick(now: u32) -> u8 {
+    now as u8
 }
 
 fn in_range(address: IpAddr, (range, prefix): &(IpAddr, u8)) -> bool {
@@ -232,14 +245,17 @@ macro_rules! family_tables {
             type Place = FlowKey<$address>;
 
             fn address_class(&self, address: $address) -> u8 {
+                self.accesses.note("filter");
                 self.$family.classes.get(&address).copied().unwrap_or_default()
             }
 
             fn frontend(&self, key: &FrontendKey<$address>) -> Option<u32> {
+                self.accesses.note("frontend");
                 self.$family.frontends.get(key).copied()
             }
 
             fn find_flow(&self, key: &FlowKey<$address>) -> Option<Self::Place> {
+                self.accesses.note("flow");
                 self.$family.flows.borrow().contains_key(key).then_some(*key)
             }
 
@@ -263,11 +279,13 @@ macro_rules! family_tables {
                 entry: &FlowEntry<$address>,
                 replace: bool,
             ) -> Result<(), InsertError> {
+                self.accesses.note("write-flow");
                 let free = self.flow_capacity.saturating_sub(self.$family.flows.borrow().len());
                 self.$family.insert_flow(key, entry, replace, free)
             }
 
             fn mark_flow(&self, key: &FlowKey<$address>, state: u8, now: u32) {
+                self.accesses.note("flow");
                 self.$family.mark(key, state, now);
             }
 
@@ -276,6 +294,7 @@ macro_rules! family_tables {
             }
 
             fn in_cluster(&self, address: $address) -> bool {
+                self.accesses.note("range");
                 self.ranges.iter().any(|range| in_range(address.widen(), range))
             }
         }
@@ -294,42 +313,52 @@ impl Tables for MemoryTables {
     }
 
     fn service(&self, index: u32) -> Option<ServiceEntry> {
+        self.accesses.note("service");
         (index < SERVICES_MAX).then(|| self.services.get(&index).copied().unwrap_or_default())
     }
 
     fn slot(&self, index: u32) -> Option<BackendRef> {
+        self.accesses.note("slot");
         Some(self.slots.get(&index).copied().unwrap_or_default())
     }
 
     fn backend(&self, index: u32) -> Option<BackendEntry> {
+        self.accesses.note("backend");
         Some(self.backends.get(&index).copied().unwrap_or_default())
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.accesses.note("affinity");
         self.affinities.borrow().get(key).copied()
     }
 
     fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
+        self.accesses.note("write-affinity");
         self.affinities.borrow_mut().insert(*key, *value);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        self.accesses.note("fragment");
         self.fragments.borrow().get(key).copied()
     }
 
     fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        self.accesses.note("write-fragment");
         self.fragments.borrow_mut().insert(*key, *ports);
     }
 
     fn socket(&self, key: &SocketKey) -> Option<SocketValue> {
+        self.accesses.note("socket");
         self.sockets.borrow().get(key).copied()
     }
 
     fn set_socket(&self, key: &SocketKey, value: &SocketValue) {
+        self.accesses.note("write-socket");
         self.sockets.borrow_mut().insert(*key, *value);
     }
 
     fn count(&self, service: u32, what: Counted) {
+        self.accesses.note("count");
         let mut counters = self.counters.borrow_mut();
         let entry = counters.entry(service).or_default();
         match what {
@@ -348,6 +377,7 @@ impl Tables for MemoryTables {
     }
 
     fn count_drop(&self, reason: DropReason) {
+        self.accesses.note("count-drop");
         *self.drops.borrow_mut().entry(reason).or_default() += 1;
     }
 
@@ -361,6 +391,10 @@ impl Tables for MemoryTables {
 
     fn now(&self) -> u32 {
         self.now
+    }
+
+    fn tick(&self) -> u8 {
+        tick(self.now)
     }
 
     fn random(&self) -> u32 {
@@ -377,10 +411,12 @@ impl Tables for MemoryTables {
 
 impl Fragments<MemoryPacket> for MemoryTables {
     fn forget_fragment(&self, key: &FragmentKey) {
+        self.accesses.note("write-fragment");
         self.fragments.borrow_mut().remove(key);
     }
 
     fn hold(&self, packet: &MemoryPacket, key: &HeldKey, now: u32) -> bool {
+        self.accesses.note("write-held");
         let packet = &packet.bytes()[ETHERNET_LENGTH..];
         let mut held = self.held.borrow_mut();
         // As the programs, which can copy no more.
@@ -392,15 +428,18 @@ impl Fragments<MemoryPacket> for MemoryTables {
     }
 
     fn held_since(&self, key: &HeldKey) -> Option<u32> {
+        self.accesses.note("held");
         self.held.borrow().get(key).map(|(since, _)| *since)
     }
 
     fn take_held(&self, packet: &mut MemoryPacket, key: &HeldKey) -> bool {
+        self.accesses.note("write-held");
         let taken = self.held.borrow_mut().remove(key);
         taken.map(|(_, held)| packet.replace_network(&held)).is_some()
     }
 
     fn forget_held(&self, key: &HeldKey) -> bool {
+        self.accesses.note("write-held");
         self.held.borrow_mut().remove(key).is_some()
     }
 
