@@ -157,7 +157,7 @@ fn is_unfinished<A: Address, P: Packet>(packet: &P, headers: &Headers<A>) -> boo
 #[inline(always)]
 fn refreshes<A>(key: &FlowKey<A>, now: u32) -> bool {
     let own = key.source_port.0.wrapping_add(key.destination_port.0) as u32;
-    now.wrapping_add(own) % THROUGH_THE_STACK_EVERY == 0
+    now.wrapping_add(own).is_multiple_of(THROUGH_THE_STACK_EVERY)
 }
 
 /// A flow that does nothing but translate, and whose connection was answered by way of the stack: so TC's flows are what
