@@ -327,6 +327,14 @@ fn flows_that_were_forgotten_or_superseded_are_counted() {
     let report = look(node.publisher.maps(), &entries);
     judge(&[], &report);
     assert_eq!(report.counts.superseded_flows, 2);
+    // The connection that took its place has been swept already.
+    let only = |flow| Entries { flows_v4: vec![flow], flow_capacities: [1024, 1024], ..Entries::default() };
+    let report = look(node.publisher.maps(), &only(old_reply));
+    judge(&[], &report);
+    assert_eq!(report.counts.superseded_flows, 1);
+    assert_eq!(look(node.publisher.maps(), &only(over)).counts.superseded_flows, 1);
+    judge(&["flow-pair: "], &look(node.publisher.maps(), &only(flows[0])));
+    judge(&["flow-pair: "], &look(node.publisher.maps(), &only(flows[1])));
 }
 
 #[test]

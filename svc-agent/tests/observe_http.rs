@@ -135,6 +135,9 @@ async fn metrics_tell_what_happened_and_what_there_is() {
     shared.trigger_visible(IpFamily::V4, SystemTime::now() - Duration::from_secs(1));
     shared.set_interfaces(5, 1);
     shared.publish_failed("SLOTS");
+    shared.swept("FLOWS_V6", 0);
+    shared.swept("FLOWS_V4", 2);
+    shared.swept("FLOWS_V4", 3);
     let text = ask(metrics, "/metrics", "*/*").await.body;
     for (series, expected) in [
         ("kubeproxy_sync_proxy_rules_service_changes_pending", 0.0),
@@ -150,6 +153,8 @@ async fn metrics_tell_what_happened_and_what_there_is() {
         ("svc_agent_interfaces{state=\"attached\"}", 5.0),
         ("svc_agent_interfaces{state=\"failed\"}", 1.0),
         ("svc_agent_publish_errors_total{map=\"SLOTS\"}", 1.0),
+        ("svc_agent_swept_total{map=\"FLOWS_V4\"}", 5.0),
+        ("svc_agent_swept_total{map=\"FLOWS_V6\"}", 0.0),
         ("svc_agent_source_synced", 1.0),
         ("svc_agent_source_connected{kind=\"Service\"}", 1.0),
         ("svc_agent_source_applied_total{kind=\"Service\"}", 7.0),

@@ -6,7 +6,8 @@ mod publish_support;
 
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::util::nr_cpus;
 use publish_support::kernel::PinnedMaps;
 use publish_support::{CAPACITIES, expected_text, plan, plans};
 use svc_agent::datapath::maps::{Access, KernelMaps, OpenError};
@@ -14,8 +15,8 @@ use svc_agent::model::Weight;
 use svc_agent::plan::{Decision, PlannedBackend, ServicePlan};
 use svc_agent::publish::{Capacities, ConfigField, GRACE, Maps, MapsError, MapsSnapshot, PublishError, Publisher};
 use svc_common::{
-    AddrV4, AddrV6, BackendEntry, Config, FrontendKeyV4, Port, Protocol, ServiceEntry, Verdict, address_class,
-    address_marker, backend_flag, map,
+    AddrV4, AddrV6, BackendEntry, Config, FrontendKeyV4, Port, Protocol, ServiceCounters, ServiceEntry, Verdict,
+    address_class, address_marker, backend_flag, map,
 };
 
 const WEB: &str = "default/web:http 10.96.0.1:80/tcp forward affinity=10s 10.0.0.1:8080 10.0.0.2:8080+local";
@@ -162,4 +163,36 @@ fn cluster_plan(number: u32) -> ServicePlan {
         (1..=5).map(|n| PlannedBackend { address: address(n), local: n == 1, weight: Weight::default() }).collect(),
     );
     plan
+}
+
+#[test]
+fn a_new_service_begins_counting_at_zero() {
+    let Some(pinned_maps) = PinnedMaps::create(CAPACITIES) else { return };
+    let directory = pinned_maps.directory();
+    let counted = vec![ServiceCounters { packets_to_client: 1, ..ServiceCounters::default() }; nr_cpus().unwrap()];
+    let all = || PerCpuValues::try_from(counted.clone()).unwrap();
+    // Connections of services that are gone have counted here, for every index.
+    let first = MapData::from_pin(directory.join(map::SERVICE_COUNTERS_FIRST)).unwrap();
+    let mut first: PerCpuArray<MapData, ServiceCounters> = Map::PerCpuArray(first).try_into().unwrap();
+    (0..first.len()).for_each(|index| first.set(index, all(), 0).unwrap());
+    let rest = MapData::from_pin(directory.join(map::SERVICE_COUNTERS)).unwrap();
+    let mut rest: PerCpuHashMap<MapData, u32, ServiceCounters> = Map::PerCpuHashMap(rest).try_into().unwrap();
+    (first.len()..CAPACITIES.services).for_each(|index| rest.insert(index, all(), 0).unwrap());
+
+    let mut publisher = Publisher::new(pinned_maps.open(Access::ReadWrite));
+    let services = CAPACITIES.services.min(first.len() + 2);
+    for number in 0..services {
+        let text = format!("default/s{number} 10.96.1.{number}:80/tcp reject");
+        let plans = plans(&[&text]);
+        publisher.publish_service(Instant::now(), &plans[0].id.service, &plans).unwrap();
+    }
+    let mut used = 0;
+    MapsSnapshot::read(publisher.maps()).unwrap().services.iter().for_each(|service| {
+        match service.index < first.len() {
+            true => assert!(first.get(&service.index, 0).unwrap().iter().all(|cpu| *cpu == ServiceCounters::default())),
+            false => assert!(rest.get(&service.index, 0).is_err()),
+        }
+        used += 1;
+    });
+    assert_eq!(used, services);
 }

@@ -28,6 +28,7 @@ fn a_new_service_becomes_visible_last() {
         [
             Write::Service(0),
             Write::AddressClass("10.96.0.1".parse().unwrap(), address_class::FRONTEND),
+            Write::DeleteCounters(0),
             Write::AddressClass("10.0.0.1".parse().unwrap(), address_class::BACKEND),
             Write::Backend(0),
             Write::Generation(0, 1),

@@ -16,6 +16,7 @@ fn run(seed: u64, socket_lb: &str) {
         services: 4,
         restart_every: 20,
         bridge: false,
+        until_empty: false,
     };
     match soak(helper, &args) {
         Ok(summary) => println!("{summary}"),

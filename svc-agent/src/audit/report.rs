@@ -36,7 +36,7 @@ pub struct Counts {
     pub flows_v6: u32,
     /// One direction was forgotten, as LRU maps do.
     pub half_flows: u32,
-    /// Replies of an endpoint that its UDP client has left, or of a connection whose tuple was used again.
+    /// Replies of an endpoint that its UDP client has left, or of a connection whose tuple was used again. Swept in the end.
     pub superseded_flows: u32,
     pub affinities: u32,
     pub sockets: u32,

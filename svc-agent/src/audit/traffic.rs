@@ -70,6 +70,10 @@ fn check_flows<A: Address + ToIp + Eq + Hash>(
             Some(_) if may_be_superseded(published, key, flow) => report.counts.superseded_flows += 1,
             Some(_) => report.note("flow-pair", name(), "its other direction belongs to another connection"),
             None if forgets => report.counts.half_flows += 1,
+            // What took its place was swept first: they end at the same time, but not in the order of the sweep.
+            None if is_over(flow) || is_reply(flow) && may_be_left(published, key, flow) => {
+                report.counts.superseded_flows += 1;
+            }
             None => {
                 let detail = format!("has no other direction, though {map} never was full");
                 report.note("flow-pair", name(), detail);
@@ -80,10 +84,21 @@ fn check_flows<A: Address + ToIp + Eq + Hash>(
 
 /// A reply that came before its client moved, or a connection that is over.
 fn may_be_superseded<A>(published: &Published, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    is_reply(flow) || may_be_left(published, key, flow)
+}
+
+/// The connection may have been over before its client began another one.
+fn may_be_left<A>(published: &Published, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    is_over(flow) || key.protocol != svc_common::Protocol::TCP || published.live(flow.backend).is_none()
+}
+
+fn is_over<A>(flow: &Flow<A>) -> bool {
     const BOTH: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
-    let over = flow.state & flow_state::CLOSED != 0 || flow.state & BOTH == BOTH;
-    let reply = flow.ops & flow_op::TO_BACKEND == 0;
-    over || reply || key.protocol != svc_common::Protocol::TCP || published.live(flow.backend).is_none()
+    flow.state & flow_state::CLOSED != 0 || flow.state & BOTH == BOTH
+}
+
+fn is_reply<A>(flow: &Flow<A>) -> bool {
+    flow.ops & flow_op::TO_BACKEND == 0
 }
 
 fn wrong_flow<A: Address + ToIp>(published: &Published, key: &FlowKey<A>, flow: &Flow<A>) -> Option<String> {

@@ -9,10 +9,12 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
+use super::timeout::Timeout;
 use crate::datapath::{
     Capacities, DEFAULT_POD_INTERFACES, Forwarding, Options, Pattern, PatternError, Selection, SocketLb, Uplinks, Xdp,
 };
 use crate::model::LoadBalancing;
+use crate::sweep::Timeouts;
 
 const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf";
 /// As kube-proxy's.
@@ -183,6 +185,12 @@ pub struct RunArgs {
     /// Connections remembered in each address family, oldest unused ones forgotten first [default: by memory]
     #[arg(long, value_name = "COUNT", env = "SVC_AGENT_FLOW_TABLE_SIZE")]
     pub flow_table_size: Option<u32>,
+    /// After which silence an established TCP connection is forgotten; 0: never [default: 24h]
+    #[arg(long, value_name = "DURATION", env = "SVC_AGENT_CONNTRACK_TCP_TIMEOUT_ESTABLISHED")]
+    pub conntrack_tcp_timeout_established: Option<Timeout>,
+    /// After which silence one is forgotten that one side has closed; 0: never [default: 1h]
+    #[arg(long, value_name = "DURATION", env = "SVC_AGENT_CONNTRACK_TCP_TIMEOUT_CLOSE_WAIT")]
+    pub conntrack_tcp_timeout_close_wait: Option<Timeout>,
 }
 
 /// Where objects come from.
@@ -205,6 +213,7 @@ pub struct RunConfig {
     pub healthz_address: Option<SocketAddr>,
     pub service_metrics: bool,
     pub log_format: LogFormat,
+    pub timeouts: Timeouts,
 }
 
 impl RunArgs {
@@ -243,6 +252,12 @@ impl RunArgs {
             log_format: self.log_format.or(file.log_format),
             trace_packets: self.trace_packets.or(file.trace_packets),
             flow_table_size: self.flow_table_size.or(file.flow_table_size),
+            conntrack_tcp_timeout_established: self
+                .conntrack_tcp_timeout_established
+                .or(file.conntrack_tcp_timeout_established),
+            conntrack_tcp_timeout_close_wait: self
+                .conntrack_tcp_timeout_close_wait
+                .or(file.conntrack_tcp_timeout_close_wait),
         }
     }
 
@@ -271,6 +286,8 @@ impl RunArgs {
             Some(texts) => Uplinks::Named(parse_patterns("uplinks", texts)?),
             None => Uplinks::DefaultRoute,
         };
+        let or_default = |asked: Option<Timeout>, default| asked.map_or(default, |Timeout(seconds)| seconds);
+        let timeouts = Timeouts::default();
         Ok(RunConfig {
             node_name: self.node_name.map_or_else(host_name, Ok)?,
             source,
@@ -291,6 +308,10 @@ impl RunArgs {
             healthz_address: address(self.healthz_bind_address, DEFAULT_HEALTHZ_ADDRESS),
             service_metrics: self.service_metrics.unwrap_or_default(),
             log_format: self.log_format.unwrap_or_default(),
+            timeouts: Timeouts {
+                established: or_default(self.conntrack_tcp_timeout_established, timeouts.established),
+                half_closed: or_default(self.conntrack_tcp_timeout_close_wait, timeouts.half_closed),
+            },
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod get;
 pub mod monitor;
 mod owner;
 mod run;
+mod timeout;
 
 use std::process::ExitCode;
 

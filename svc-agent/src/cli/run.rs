@@ -22,6 +22,7 @@ use crate::index::Index;
 use crate::observe::{PinnedMaps, Settings, Shared, SourceState, serve};
 use crate::publish::{ConfigField, Publisher};
 use crate::source::{ApiRequests, SourceEvent, SourceStats, kubernetes, manifests};
+use crate::sweep::Sweeper;
 
 /// Events in flight between source and owner.
 const QUEUE: usize = 1024;
@@ -88,7 +89,8 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     let follow_pod_cidrs = config.datapath.cluster_ranges.is_none();
     let loaded = Loaded::load(config.datapath)?;
     let cluster_ranges = follow_pod_cidrs.then(|| ClusterRanges::open(loaded.pins())).transpose()?;
-    let maps = KernelMaps::open_pinned(&loaded.pins().maps(), Access::ReadWrite)?;
+    let pinned = loaded.pins().maps();
+    let maps = KernelMaps::open_pinned(&pinned, Access::ReadWrite)?;
     let (mut publisher, adopted) = Publisher::adopt(maps, Instant::now()).context("cannot read the maps")?;
     tracing::info!(?adopted, "maps opened");
     publisher.write_config(ConfigField::AbiVersion(ABI_VERSION))?;
@@ -101,6 +103,8 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
     }
     shared.attach_source(move || SourceState::all(&source_stats));
     tokio::spawn(Arc::clone(&shared).watch_fill());
+    let sweeper = Sweeper::open(&pinned, config.timeouts)?;
+    sweeper.start(Arc::clone(&shared)).context("cannot start the thread that removes what ended")?;
     tokio::spawn(serve(Arc::clone(&shared), config.metrics_address, config.healthz_address));
 
     let owner = Owner {

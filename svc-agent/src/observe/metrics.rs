@@ -76,6 +76,7 @@ pub(super) struct Metrics {
     xdp: Family<XdpLabel, Gauge>,
     publish_errors: Family<MapName, Counter>,
     bind_errors: Family<Server, Counter>,
+    swept: Family<MapName, Counter>,
 }
 
 struct KubeProxy {
@@ -129,6 +130,9 @@ impl Metrics {
         let bind_errors = Family::default();
         ours.register("http_bind_errors", "Failed attempts to listen for HTTP requests", bind_errors.clone());
 
+        let swept = Family::default();
+        ours.register("swept", "Entries removed because nothing needs them any more", swept.clone());
+
         let source = ours.sub_registry_with_prefix("source");
         let source_synced = Gauge::default();
         source.register("synced", "1 once Services and EndpointSlices were complete", source_synced.clone());
@@ -138,7 +142,17 @@ impl Metrics {
             "When the last object or event arrived; 0 if none did",
             source_last_event.clone(),
         );
-        Self { kubeproxy, programming, source_synced, source_last_event, interfaces, xdp, publish_errors, bind_errors }
+        Self {
+            kubeproxy,
+            programming,
+            source_synced,
+            source_last_event,
+            interfaces,
+            xdp,
+            publish_errors,
+            bind_errors,
+            swept,
+        }
     }
 
     pub fn update_queued(&self, now: SystemTime) {
@@ -201,6 +215,10 @@ impl Metrics {
 
     pub fn publish_failed(&self, map: &'static str) {
         self.publish_errors.get_or_create(&MapName { map }).inc();
+    }
+
+    pub fn swept(&self, map: &'static str, entries: u64) {
+        self.swept.get_or_create(&MapName { map }).inc_by(entries);
     }
 
     pub fn bind_failed(&self, endpoint: Endpoint) {

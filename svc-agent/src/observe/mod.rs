@@ -22,7 +22,7 @@ mod shared;
 mod source;
 
 pub use occupancy::{Fill, FillWatch};
-pub use pinned::PinnedMaps;
+pub use pinned::{PinnedMaps, monotonic_seconds};
 pub use reader::{MapReader, ReadError};
 pub use serve::{health_router, metrics_router, serve};
 pub use shared::{Endpoint, Scope, Settings, Shared};

@@ -214,6 +214,11 @@ impl Shared {
         self.metrics.publish_failed(map);
     }
 
+    /// So many entries of this map were not needed any more.
+    pub fn swept(&self, map: &'static str, entries: u64) {
+        self.metrics.swept(map, entries);
+    }
+
     /// Where a server listens; `None` until it does.
     pub fn address(&self, endpoint: Endpoint) -> watch::Receiver<Option<SocketAddr>> {
         self.bound(endpoint).subscribe()

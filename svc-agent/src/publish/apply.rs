@@ -128,6 +128,8 @@ impl<M: Maps> Publisher<M> {
             self.services.put_back(index);
             return Err(error);
         }
+        // The index rested, but TCP connections of its last service may have gone on counting. Not worth a Service, if it fails.
+        self.succeeded(|publisher| publisher.maps.delete_counters(index));
         let record = Record {
             id,
             frontend,

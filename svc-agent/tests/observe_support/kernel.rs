@@ -154,6 +154,15 @@ impl BpfRoot {
         }
     }
 
+    /// Sets what the first CPU counted for a service in the array.
+    pub fn count_first(&self, index: u32, counted: ServiceCounters) {
+        let data = MapData::from_pin(self.maps().join(map::SERVICE_COUNTERS_FIRST)).unwrap();
+        let mut counters: PerCpuArray<MapData, ServiceCounters> = Map::PerCpuArray(data).try_into().unwrap();
+        let mut values = vec![ServiceCounters::default(); nr_cpus().unwrap()];
+        values[0] = counted;
+        counters.set(index, PerCpuValues::try_from(values).unwrap(), 0).unwrap();
+    }
+
     pub fn config(&self) -> Config {
         let data = MapData::from_pin(self.maps().join(map::CONFIG)).unwrap();
         let config: Array<MapData, Config> = Map::Array(data).try_into().unwrap();

@@ -126,7 +126,7 @@ fn backend(address: AddrV6, port: u16, service: u32, generation: u32) -> Backend
 }
 
 /// Both flows of a connection as TC makes them.
-fn pair<A: Copy + Default>(
+pub fn pair<A: Copy + Default>(
     protocol: Protocol,
     [client, frontend, to]: [(A, u16); 3],
     fields: Flow<A>,

@@ -20,6 +20,7 @@ pub(super) fn fresh(number: u8, places: &[Place], random: &mut Random) -> Servic
         web_port: WEB_PORTS[0],
         local_policy: false,
         affinity: random.one_in(3),
+        resets: random.one_in(3),
         foreign: false,
         exists: true,
         slices: vec![Slice {
@@ -52,7 +53,7 @@ fn attempt(service: &mut Service, places: &[Place], random: &mut Random) -> Stri
         service.foreign = false;
         return "ours again".to_owned();
     }
-    match random.below(24) {
+    match random.below(25) {
         0 => {
             service.exists = false;
             "deleted".to_owned()
@@ -92,6 +93,10 @@ fn attempt(service: &mut Service, places: &[Place], random: &mut Random) -> Stri
         }
         11 => change_slices(service, random),
         12 => change_hints(service, random),
+        13 => {
+            service.resets = !service.resets;
+            format!("resets {}", service.resets)
+        }
         _ => change_endpoint(service, places, random),
     }
 }

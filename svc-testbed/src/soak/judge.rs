@@ -14,6 +14,8 @@ pub(super) enum Judgement {
     Fine,
     /// An answer was owed and did not come: wrong if it does not come when asked again either.
     Unanswered,
+    /// The connection is over, as its Service wants it.
+    Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +66,32 @@ pub(super) fn judge_kept(
     }
 }
 
-/// An established TCP connection: nothing may happen to it.
-pub(super) fn judge_established(last: &str, sample: &Sample) -> Result<(), Finding> {
+/// Whether a connection that is made now asks for resets; `None`: both is possible.
+pub(super) fn asks_for_resets(views: &[Option<View>]) -> Option<bool> {
+    let wish = |view: &Option<View>| view.as_ref().map(|view| view.resets);
+    let first = views.first().and_then(wish);
+    first.filter(|_| views.iter().all(|view| wish(view) == first))
+}
+
+/// An established TCP connection: nothing may happen to it, unless it asks for resets and its endpoint was gone, at any time
+/// since it began (`past`). It must be reset if the endpoint is gone now (`present`).
+pub(super) fn judge_established(
+    last: &str,
+    resets: Option<bool>,
+    sample: &Sample,
+    past: &[Option<View>],
+    present: &[Option<View>],
+) -> Result<Judgement, Finding> {
+    let gone = |view: &Option<View>| view.as_ref().is_none_or(|view| !view.knows(last));
+    let must_end = resets == Some(true) && present.iter().all(gone);
+    let may_end = resets != Some(false) && past.iter().any(gone);
     match (sample.outcome, sample.backends.as_slice()) {
-        (Outcome::Ok, [backend]) if backend == last => Ok(()),
-        (outcome, backends) => Err(format!("established with {last}: {outcome:?} {backends:?} {:?}", sample.error)),
+        (Outcome::Ok, [backend]) if backend == last && !must_end => Ok(Judgement::Fine),
+        (Outcome::Reset | Outcome::Closed, _) if may_end => Ok(Judgement::Ended),
+        (outcome, backends) => {
+            let rule = if must_end { ", which is gone and must be reset" } else { "" };
+            Err(format!("established with {last}{rule}: {outcome:?} {backends:?} {:?}", sample.error))
+        }
     }
 }
 
@@ -107,6 +130,10 @@ fn judge_silence(kind: Kind, sample: &Sample, views: &[Option<View>]) -> Result<
     let verdict = |wanted| views.iter().flatten().any(|view| view.verdict == wanted);
     let possible = match sample.outcome {
         Outcome::Refused => verdict(Verdict::Reject),
+        // Its endpoint went between the first packet and the next.
+        Outcome::Reset | Outcome::Closed => {
+            kind == Kind::Tcp && views.len() > 1 && views.iter().flatten().any(|view| view.resets)
+        }
         Outcome::Timeout => verdict(Verdict::Drop) || (kind == Kind::UdpUnconnected && verdict(Verdict::Reject)),
         _ => false,
     };
@@ -129,7 +156,7 @@ mod tests {
 
     fn view(verdict: Verdict, slots: &[&str], serving: &[&str]) -> Option<View> {
         let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        Some(View { verdict, slots: set(slots), serving: set(serving), affinity: true })
+        Some(View { verdict, slots: set(slots), serving: set(serving), affinity: true, resets: false })
     }
 
     fn sample(outcome: Outcome, backends: &[&str]) -> Sample {
@@ -174,5 +201,33 @@ mod tests {
         assert!(judge_affinity("a", &sample(Outcome::Ok, &["a"]), &views).is_ok());
         assert!(judge_affinity("c", &sample(Outcome::Ok, &["b"]), &views).is_ok());
         assert!(judge_affinity("a", &sample(Outcome::Ok, &["b"]), &[views[0].clone(), None]).is_ok());
+    }
+
+    #[test]
+    fn a_connection_ends_only_where_it_asks_for_that_and_then_must() {
+        let there = [view(Verdict::Forward, &["a"], &["a"])];
+        let gone = [view(Verdict::Forward, &["b"], &["b"])];
+        let between = [gone[0].clone(), there[0].clone()];
+        let judge = |resets, outcome, past: &[Option<View>], present: &[Option<View>]| {
+            judge_established("a", resets, &sample(outcome, &["a"]), past, present).ok()
+        };
+        let (fine, ended) = (Some(Judgement::Fine), Some(Judgement::Ended));
+        assert_eq!(judge(Some(false), Outcome::Ok, &between, &gone), fine);
+        assert_eq!(judge(Some(false), Outcome::Reset, &between, &gone), None);
+        assert_eq!(judge(Some(true), Outcome::Ok, &between, &gone), None);
+        assert_eq!(judge(Some(true), Outcome::Reset, &between, &gone), ended);
+        assert_eq!(judge(Some(true), Outcome::Reset, &[None], &[None]), ended);
+        assert_eq!(judge(Some(true), Outcome::Reset, &there, &there), None);
+        // It was gone for a while, or goes just now.
+        assert_eq!(judge(Some(true), Outcome::Reset, &between, &there), ended);
+        assert_eq!(judge(Some(true), Outcome::Ok, &between, &there), fine);
+        assert_eq!(judge(Some(true), Outcome::Ok, &between, &between), fine);
+        for outcome in [Outcome::Ok, Outcome::Reset] {
+            assert!(judge(None, outcome, &between, &gone).is_some());
+        }
+        let asking = |resets| there[0].clone().map(|view| View { resets, ..view });
+        assert_eq!(asks_for_resets(&[asking(true)]), Some(true));
+        assert_eq!(asks_for_resets(&[asking(true), asking(false)]), None);
+        assert_eq!(asks_for_resets(&[asking(false), None]), None);
     }
 }

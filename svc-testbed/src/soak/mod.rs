@@ -29,6 +29,8 @@ use crate::{Helper, Shape};
 
 /// Between two audits beside the traffic.
 const AUDIT_EVERY: Duration = Duration::from_secs(20);
+/// Soaks that last so long also wait until nothing is left of traffic.
+const LONG_MINUTES: f64 = 10.0;
 /// In the report of a failure.
 const SHOWN_FLOWS: usize = 40;
 const SHOWN_LINES: usize = 30;
@@ -55,6 +57,9 @@ pub struct SoakArgs {
     /// Pods on a bridge instead of routes to each
     #[arg(long)]
     pub bridge: bool,
+    /// Waits at the end, for minutes, until all traffic is forgotten; always after 10 minutes and more
+    #[arg(long)]
+    pub until_empty: bool,
 }
 
 /// Runs the soak and prints what happened. Fails with the last changes and the client's past when anything was wrong.
@@ -96,7 +101,7 @@ fn act(args: &SoakArgs, seed: u64, scene: &mut Scene, timeline: &Timeline) -> Re
     }
     scene.wait_until_applied(timeline)?;
     let mut visitors = Vec::new();
-    for (stream, identity) in (1..).zip(scene.identities()?) {
+    for (stream, identity) in (1..).zip(scene.identities(&args.socket_lb)?) {
         let client = scene.lab.machine(&identity.name)?.client()?;
         visitors.push(Visitor::new(identity, client, timeline, services.len(), Random::new(seed, stream)));
     }
@@ -114,7 +119,10 @@ fn act(args: &SoakArgs, seed: u64, scene: &mut Scene, timeline: &Timeline) -> Re
         Ok((total, changed?))
     })?;
     scene.audit().context("at the end, Services still there")?;
-    let left = scene.empty(timeline)?;
+    let mut left = scene.empty(timeline)?;
+    if args.until_empty || args.minutes >= LONG_MINUTES {
+        left = scene.wait_until_forgotten()?;
+    }
     let descriptors = scene.check_descriptors()?;
     tally.audits += 2;
     let counts: Vec<String> = counts.iter().map(|(what, count)| format!("  {count:8} {what}")).collect();

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, SocketAddr},
+    thread,
     time::Duration,
 };
 
@@ -20,12 +21,19 @@ use super::{
 use crate::{AgentOptions, AgentProcess, Family, Helper, Lab, Manifests, NodeSpec, Ports, Server, Shape, wait};
 
 pub(super) const NODE: &str = "n1";
-const SERVING: [&str; 5] = ["near", "spare", "far", "away", "n2"];
+const SERVING: [&str; 6] = ["near", "spare", "far", "away", "n2", NODE];
 /// Generous: that the agent is slow is not what this is about, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// All that maps hold of Services. None of it may be left when they are gone.
 const PUBLISHED: [&str; 6] = ["services", "frontends", "markers", "names", "slots", "backends"];
+
+/// What traffic leaves in the maps once its clients have closed everything, and until the agent sweeps it away.
+const LEFT_BY_TRAFFIC: [&str; 6] =
+    ["flows_v4", "flows_v6", "half_flows", "superseded_flows", "affinities", "counters_of_nobody"];
+/// UDP flows last three minutes, those of their masquerade until the pass after that; the rest is for a busy machine.
+const MEMORY: Duration = Duration::from_secs(400);
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 pub(super) struct Scene {
     pub lab: Lab,
@@ -70,10 +78,12 @@ impl Scene {
     }
 
     /// Everybody who uses the Services: pods with and without a server of their own, the node, a machine outside.
-    pub fn identities(&self) -> Result<Vec<Identity>> {
+    pub fn identities(&self, socket_lb: &str) -> Result<Vec<Identity>> {
         let identity = |name: &str, seen_as: Option<&str>| {
             let seen_as = seen_as.map(|name| self.addresses(name)).transpose()?;
-            anyhow::Ok(Identity { name: name.to_owned(), seen_as })
+            // What the node's own sockets were translated to, the packet path does not see.
+            let can_be_reset = name != NODE || socket_lb == "off";
+            anyhow::Ok(Identity { name: name.to_owned(), addresses: self.addresses(name)?, seen_as, can_be_reset })
         };
         Ok(vec![
             identity("client", Some("client"))?,
@@ -224,6 +234,17 @@ impl Scene {
             let counts = self.audit()?;
             let left = PUBLISHED.iter().find(|what| counts[**what] != 0);
             ensure!(left.is_none(), "{left:?} are left: {counts}");
+            Ok(counts)
+        })
+    }
+
+    /// Waits until nothing is left of the connections of clients that are gone.
+    pub fn wait_until_forgotten(&self) -> Result<Value> {
+        wait::until("all traffic is forgotten", MEMORY, || {
+            thread::sleep(BETWEEN_LOOKS);
+            let counts = self.audit()?;
+            let left: Vec<_> = LEFT_BY_TRAFFIC.iter().filter(|what| counts[**what] != 0).collect();
+            ensure!(left.is_empty(), "{left:?} are left: {counts}");
             Ok(counts)
         })
     }

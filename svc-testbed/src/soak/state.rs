@@ -71,6 +71,8 @@ pub(super) struct Service {
     pub web_port: u16,
     pub local_policy: bool,
     pub affinity: bool,
+    /// Annotated: connections to an endpoint that is gone are reset.
+    pub resets: bool,
     /// Another proxy's.
     pub foreign: bool,
     pub exists: bool,
@@ -93,6 +95,15 @@ pub(super) struct View {
     /// Everything that serves: UDP flows stay there.
     pub serving: BTreeSet<String>,
     pub affinity: bool,
+    /// New TCP connections will be reset once their endpoint is gone.
+    pub resets: bool,
+}
+
+impl View {
+    /// Whether an endpoint takes part in the Service in any way.
+    pub fn knows(&self, endpoint: &str) -> bool {
+        self.slots.contains(endpoint) || self.serving.contains(endpoint)
+    }
 }
 
 /// What the agent's node is, as far as the objects say.
@@ -126,7 +137,8 @@ impl Service {
         let own_port = if web { self.web_port } else { DNS_PORT };
         if port != own_port {
             let none = BTreeSet::new();
-            return Some(View { verdict: Verdict::Reject, slots: none.clone(), serving: none, affinity: false });
+            let (slots, serving) = (none.clone(), none);
+            return Some(View { verdict: Verdict::Reject, slots, serving, affinity: false, resets: self.resets });
         }
         let endpoints = self.merged(places, web);
         let ready: Vec<_> = endpoints.values().filter(|endpoint| endpoint.is_ready()).collect();
@@ -158,7 +170,8 @@ impl Service {
             (true, true) => Verdict::Drop,
             (true, false) => Verdict::Reject,
         };
-        Some(View { verdict, slots, serving: those(&Endpoint::serves), affinity: self.affinity })
+        let serving = those(&Endpoint::serves);
+        Some(View { verdict, slots, serving, affinity: self.affinity, resets: self.resets })
     }
 
     /// By place and target port; of two that are alike one that is not terminating counts. The changes keep other
@@ -211,7 +224,12 @@ impl Service {
         Some(json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": self.name(), "namespace": NAMESPACE, "labels": labels},
+            "metadata": {
+                "name": self.name(),
+                "namespace": NAMESPACE,
+                "labels": labels,
+                "annotations": {"svc-ebpf.io/reset-on-endpoint-removal": self.resets.to_string()},
+            },
             "spec": {
                 "type": "ClusterIP",
                 "clusterIP": ips.first(),

@@ -13,8 +13,12 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     change::WEB_PORTS,
-    judge::{Finding, Judgement, Kind, judge_affinity, judge_answer, judge_established, judge_kept, judge_new},
+    judge::{
+        Finding, Judgement, Kind, asks_for_resets, judge_affinity, judge_answer, judge_established, judge_kept,
+        judge_new,
+    },
     random::Random,
+    scene::NODE,
     state::DNS_PORT,
     timeline::{Target, Timeline},
 };
@@ -32,8 +36,12 @@ const REMEMBERED: usize = 25;
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub name: String,
-    /// By family; `None` where it is not the same for all servers.
+    /// Its own, by family.
+    pub addresses: [IpAddr; 2],
+    /// By servers that are not the node; `None` where it is not the same for all of them.
     pub seen_as: Option<[IpAddr; 2]>,
+    /// Services can have its connections reset.
+    pub can_be_reset: bool,
 }
 
 /// A socket that lives on.
@@ -44,6 +52,8 @@ struct Kept {
     /// Who answered last; nobody if the last exchange failed.
     last: Option<String>,
     since: Instant,
+    /// Whether its Service asked for resets when it began.
+    resets: Option<bool>,
 }
 
 /// How often something happened.
@@ -150,7 +160,7 @@ impl<'a> Visitor<'a> {
                 Ok(judgement)
             });
             match self.wrong(judged, &views)? {
-                Judgement::Fine => {}
+                Judgement::Fine | Judgement::Ended => {}
                 // A socket that is kept is asked again below; another one would only be a new one.
                 Judgement::Unanswered if keep => {}
                 Judgement::Unanswered => self.ask_anew(target, kind, to)?,
@@ -162,7 +172,9 @@ impl<'a> Visitor<'a> {
             keep && if kind == Kind::Tcp { samples[0].outcome == Outcome::Ok } else { samples[0].local.is_some() };
         if held {
             let last = samples[0].backends.last().cloned().filter(|_| samples[0].outcome == Outcome::Ok);
-            let kept = Kept { name, target, kind, last, since: end };
+            let views = self.timeline.views(target, start, end);
+            let resets = if self.identity.can_be_reset { asks_for_resets(&views) } else { Some(false) };
+            let kept = Kept { name, target, kind, last, since: end, resets };
             if samples[0].outcome == Outcome::Timeout {
                 return self.again(kept);
             }
@@ -203,7 +215,9 @@ impl<'a> Visitor<'a> {
             let views = self.timeline.views(kept.target, kept.since, end);
             let judged = match kept.kind {
                 Kind::Tcp => {
-                    judge_established(kept.last.as_deref().unwrap_or("nobody"), sample).map(|()| Judgement::Fine)
+                    let present = self.timeline.views(kept.target, start, end);
+                    let last = kept.last.as_deref().unwrap_or("nobody");
+                    judge_established(last, kept.resets, sample, &views, &present)
                 }
                 kind => judge_kept(kind, kept.last.as_deref(), sample, &views),
             };
@@ -212,6 +226,9 @@ impl<'a> Visitor<'a> {
                 Ok(judgement)
             });
             let judgement = self.wrong(judged, &views)?;
+            if judgement == Judgement::Ended {
+                return self.client.close(&kept.name);
+            }
             if kept.kind != Kind::Tcp {
                 if sample.outcome == Outcome::Ok && kept.last.is_some() && kept.last.as_ref() != sample.backends.last()
                 {
@@ -244,7 +261,12 @@ impl<'a> Visitor<'a> {
 
     fn judge_common(&self, target: Target, sample: &Sample, asked: IpAddr) -> Result<(), Finding> {
         let itself = sample.pod() == Some(self.identity.name.as_str());
-        let seen_as = self.identity.seen_as.filter(|_| !itself);
+        let seen_as = match sample.pod() {
+            _ if itself => None,
+            // Nobody is masqueraded who goes no further.
+            Some(NODE) => Some(self.identity.addresses),
+            _ => self.identity.seen_as,
+        };
         judge_answer(sample, asked, seen_as.map(|[v4, v6]| if target.family == Family::V4 { v4 } else { v6 }))
     }
 

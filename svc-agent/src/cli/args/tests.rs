@@ -69,6 +69,14 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn silent_connections_are_forgotten_as_by_kube_proxy_unless_told_otherwise() {
+    assert_eq!(parse(&[]).resolve().unwrap().timeouts, Timeouts::default());
+    let content = "conntrack-tcp-timeout-established: 0\nconntrack-tcp-timeout-close-wait: 10m\n";
+    let config = with_file(content, &["--conntrack-tcp-timeout-close-wait=2h0m0s"]).unwrap();
+    assert_eq!(config.timeouts, Timeouts { established: None, half_closed: Some(7200) });
+}
+
+#[test]
 fn pods_are_known_by_networks_or_interfaces() {
     let ranges = |flags: &[&str]| parse(flags).resolve().unwrap().datapath.cluster_ranges;
     let told = "--cluster-cidr=10.244.0.0/16";

@@ -12,6 +12,16 @@ use bytemuck::Pod;
 use super::batch;
 use crate::publish::{BatchError, MapsError};
 
+/// What may be a key or value.
+pub trait Element: Pod + aya::Pod {}
+impl<T: Pod + aya::Pod> Element for T {}
+
+/// Some entries of a map, and where the next ones are: `None` at the end.
+pub struct Slice<K, V> {
+    pub entries: Vec<(K, V)>,
+    pub next: Option<u32>,
+}
+
 /// Entries asked for at once when reading.
 const READ_BATCH: usize = 1024;
 /// Entries that are counted one by one; what a map has beyond them is estimated.
@@ -21,19 +31,23 @@ const SAMPLE_BYTES: usize = 64 * 1024;
 /// The kernel holds no lock over a batch, so this only bounds the copy of keys and values.
 const WRITE_BATCH: usize = 1024;
 
-pub(super) struct Table<K: aya::Pod, V: aya::Pod> {
+pub struct Table<K: aya::Pod, V: aya::Pod> {
     name: &'static str,
     capacity: u32,
     map: HashMap<MapData, K, V>,
     fd: OwnedFd,
 }
 
-impl<K: Pod + aya::Pod, V: Pod + aya::Pod> Table<K, V> {
-    pub fn new(name: &'static str, data: MapData, lru: bool) -> Result<Self, MapError> {
+impl<K: Element, V: Element> Table<K, V> {
+    pub(super) fn new(name: &'static str, data: MapData, lru: bool) -> Result<Self, MapError> {
         let capacity = data.info()?.max_entries();
         let fd = batch::clone_fd(&data)?;
         let map = HashMap::try_from(if lru { Map::LruHashMap(data) } else { Map::HashMap(data) })?;
         Ok(Self { name, capacity, map, fd })
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     pub fn capacity(&self) -> u32 {
@@ -95,12 +109,31 @@ impl<K: Pod + aya::Pod, V: Pod + aya::Pod> Table<K, V> {
             entries.extend(values.first().map(|value| (*key, *value)));
         });
         match batched {
-            Err(error) if batch::is_unsupported(&error) => {
-                self.map.iter().collect::<Result<_, _>>().map_err(|error| self.error("read", error))
-            }
+            Err(error) if batch::is_unsupported(&error) => self.entries_one_by_one(),
             Err(source) => Err(MapsError::Refused { map: self.name, action: "read", source }),
             Ok(()) => Ok(entries),
         }
+    }
+
+    /// About `room` entries from `start` on, which is the end of an earlier slice; all of them where the kernel cannot stop.
+    pub fn slice(&self, start: Option<u32>, room: usize) -> Result<Slice<K, V>, MapsError> {
+        let mut slice = Slice { entries: Vec::new(), next: None };
+        let batched = walk(&self.fd, start, 1, room, |keys: &[K], values: &[V], next| {
+            slice.entries.extend(keys.iter().copied().zip(values.iter().copied()));
+            slice.next = next;
+            ControlFlow::Break(())
+        });
+        match batched {
+            Err(error) if batch::is_unsupported(&error) => {
+                Ok(Slice { entries: self.entries_one_by_one()?, next: None })
+            }
+            Err(source) => Err(MapsError::Refused { map: self.name, action: "read", source }),
+            Ok(()) => Ok(slice),
+        }
+    }
+
+    fn entries_one_by_one(&self) -> Result<Vec<(K, V)>, MapsError> {
+        self.map.iter().collect::<Result<_, _>>().map_err(|error| self.error("read", error))
     }
 
     fn error(&self, action: &'static str, error: MapError) -> MapsError {
@@ -173,7 +206,7 @@ pub(super) fn read_batches<K: Pod, V: Pod>(
     repeat: usize,
     mut visit: impl FnMut(&K, &[V]),
 ) -> io::Result<()> {
-    walk(fd, repeat, READ_BATCH, |keys: &[K], values: &[V], _| {
+    walk(fd, None, repeat, READ_BATCH, |keys: &[K], values: &[V], _| {
         keys.iter().zip(values.chunks(repeat)).for_each(|(key, values)| visit(key, values));
         ControlFlow::Continue(())
     })
@@ -184,7 +217,7 @@ fn estimate<K: Pod, V: Pod>(fd: &OwnedFd, repeat: usize, capacity: u32) -> io::R
     let buckets = u64::from(capacity).next_power_of_two();
     let room = (SAMPLE_BYTES / (size_of::<V>() * repeat).max(1)).clamp(16, READ_BATCH);
     let (mut counted, mut seen) = (0, buckets);
-    walk(fd, repeat, room, |keys: &[K], _: &[V], next_bucket| {
+    walk(fd, None, repeat, room, |keys: &[K], _: &[V], next_bucket| {
         counted += keys.len() as u64;
         match next_bucket {
             Some(bucket) if counted >= SAMPLE => {
@@ -197,15 +230,15 @@ fn estimate<K: Pod, V: Pod>(fd: &OwnedFd, repeat: usize, capacity: u32) -> io::R
     Ok((counted * buckets / seen).min(u64::from(capacity).max(counted)))
 }
 
-/// Visits entries in batches, each with the number of the bucket after it (`None` at the end).
+/// Visits entries from the bucket `cursor` on in batches, each with the number of the bucket after it (`None` at the end).
 fn walk<K: Pod, V: Pod>(
     fd: &OwnedFd,
+    mut cursor: Option<u32>,
     repeat: usize,
     mut room: usize,
     mut visit: impl FnMut(&[K], &[V], Option<u32>) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room * repeat]);
-    let mut cursor = None;
     loop {
         match batch::lookup(fd.as_fd(), &mut cursor, &mut keys, &mut values, repeat) {
             Ok((count, last)) => {
