@@ -155,6 +155,7 @@ fn instructions_of_programs() {
             ipv6_csum_flag: true,
             forward_direct,
             host_netns_cookie: 1,
+            express: true,
         };
         let loaded = load(None, &variant, MapCapacities { flows: Some(1024) });
         let (ebpf, _programs) = loaded.unwrap_or_else(|error| panic!("needs root: {error}"));

@@ -41,6 +41,7 @@ const VARIANT: Variant = Variant {
     ipv6_csum_flag: true,
     forward_direct: false,
     host_netns_cookie: 0,
+    express: false,
 };
 
 struct Datapath {

@@ -11,6 +11,7 @@ const NEWEST: Variant = Variant {
     ipv6_csum_flag: true,
     forward_direct: true,
     host_netns_cookie: 1,
+    express: true,
 };
 const OLDEST: Variant = Variant {
     trace: false,
@@ -20,6 +21,7 @@ const OLDEST: Variant = Variant {
     ipv6_csum_flag: false,
     forward_direct: false,
     host_netns_cookie: 0,
+    express: true,
 };
 
 /// Code that one fact removes or adds does not depend on another, so the extremes and each fact alone are enough.
@@ -42,5 +44,6 @@ fn the_verifier_accepts_every_program_in_every_variant() {
         for name in CLASSIFIERS.into_iter().chain(HOOKS) {
             programs.get(name).unwrap();
         }
+        programs.express().unwrap().unwrap_or_else(|error| panic!("{variant:?}: {error}"));
     }
 }

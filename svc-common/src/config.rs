@@ -63,3 +63,22 @@ pub mod interface_flag {
     /// One end of a pair whose other end is in a pod's network namespace: bpf_redirect_peer goes there.
     pub const PEER: u32 = 1 << 0;
 }
+
+/// Value of UPLINKS, by interface index: interfaces with an XDP program of ours.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Uplink {
+    /// Its Ethernet address, in memory order: frames for others are none of our business.
+    pub address: [u16; 3],
+    /// Bits of [`uplink_flag`].
+    pub flags: u16,
+}
+abi!(Uplink, 8);
+
+/// Bits of [`Uplink::flags`].
+pub mod uplink_flag {
+    /// Its program runs in generic mode, from where every uplink can be reached.
+    pub const GENERIC: u16 = 1 << 0;
+    /// Its driver sends frames that come from the program of another interface.
+    pub const SENDS: u16 = 1 << 1;
+}

@@ -15,7 +15,8 @@ mod socket;
 
 pub use address::{AddrV4, AddrV6, Family, Port, Protocol};
 pub use config::{
-    ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, RangeKey, address_class, feature, interface_flag,
+    ADDRESS_FILTER_SLOTS, ADDRESS_FILTER_WORDS, Config, RangeKey, Uplink, address_class, feature, interface_flag,
+    uplink_flag,
 };
 pub use counters::ServiceCounters;
 pub use event::{Event, event_kind, event_path};
@@ -50,6 +51,7 @@ pub mod capacity {
     pub const AFFINITY: u32 = 65_536;
     pub const SOCKETS: u32 = 65_536;
     pub const FRAGMENTS: u32 = 16_384;
+    pub const UPLINKS: u32 = 1_024;
     /// Of two KiB each.
     pub const HELD_FRAGMENTS: u32 = 1_024;
 }
@@ -79,6 +81,8 @@ pub mod map {
     pub const PROGRAMS: &str = "PROGRAMS";
     pub const INTERFACES: &str = "INTERFACES";
     pub const SCRATCH: &str = "SCRATCH";
+    pub const UPLINKS: &str = "UPLINKS";
+    pub const EXPRESS_COUNTER: &str = "EXPRESS_COUNTER";
 }
 
 /// Program names, as in the object file and (as links) in the pin directory.
@@ -95,6 +99,7 @@ pub mod program {
     pub const POD_EGRESS_FRAGMENT: &str = "pod_egress_fragment";
     pub const UPLINK_INGRESS_FRAGMENT: &str = "uplink_ingress_fragment";
     pub const UPLINK_EGRESS_FRAGMENT: &str = "uplink_egress_fragment";
+    pub const UPLINK_XDP: &str = "uplink_xdp";
     pub const BIND4: &str = "bind4";
     pub const BIND6: &str = "bind6";
     pub const CONNECT4: &str = "connect4";

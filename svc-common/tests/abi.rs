@@ -19,6 +19,7 @@ fn layouts_match_the_golden_file() {
     let _ = writeln!(out, "abi version {ABI_VERSION}");
     layout!(out, Config { abi_version, features, events_until, node_v4, node_v6, node_v4_interface, reserved });
     layout!(out, RangeKey { prefix_length, address });
+    layout!(out, Uplink { address, flags });
     layout!(out, FrontendKeyV4 { address, port, protocol, zero });
     layout!(out, FrontendKeyV6 { address, port, protocol, zero });
     layout!(

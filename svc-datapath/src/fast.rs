@@ -44,7 +44,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> O
     }
 }
 
-trait Known: ParseNetwork + RewriteNetwork + HopLimit {}
+pub(crate) trait Known: ParseNetwork + RewriteNetwork + HopLimit {}
 impl<A: ParseNetwork + RewriteNetwork + HopLimit> Known for A {}
 
 #[inline(always)]
@@ -127,7 +127,7 @@ fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
 
 /// Ports and flags of a whole packet without options or extension headers, whose offsets are then known to be constant.
 #[inline(always)]
-fn read_plain<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
+pub(crate) fn read_plain<A: Address, P: Packet>(packet: &P, headers: &mut Headers<A>) -> Option<()> {
     let plain = headers.transport_offset == A::TRANSPORT_OFFSET
         && headers.fragment == Fragment::Whole
         && headers.end <= packet.length()
@@ -166,11 +166,7 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     past_stack: bool,
     now: u32,
 ) -> Action {
-    // Not by `flow::mark_pair`, which asks for the flow again and is a function of its own.
-    if let Some(state) = flow::news(flow, headers.tcp_flags, now) {
-        tables.mark_flow(&headers.key, state, now);
-        tables.mark_flow(&flow::peer_key(&headers.key, flow), state, now);
-    }
+    note(tables, headers, flow, now);
     count_packet(packet, tables, headers, flow);
     let mut changed = translate(packet, headers, flow);
     if past_stack {
@@ -182,5 +178,15 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
             tables.count_drop(DropReason::RewriteFailed);
             Action::Drop(DropReason::RewriteFailed)
         }
+    }
+}
+
+/// Both flows of the pair learn of the packet. Not by `flow::mark_pair`, which asks for the flow again and is a function
+/// of its own.
+#[inline(always)]
+pub(crate) fn note<A: Address, T: FamilyTables<A>>(tables: &T, headers: &Headers<A>, flow: &Flow<A>, now: u32) {
+    if let Some(state) = flow::news(flow, headers.tcp_flags, now) {
+        tables.mark_flow(&headers.key, state, now);
+        tables.mark_flow(&flow::peer_key(&headers.key, flow), state, now);
     }
 }

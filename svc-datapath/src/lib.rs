@@ -1,6 +1,6 @@
 //! Packet logic of the Service dataplane, generic over small traits, so that the same code runs in the kernel and in
-//! tests. No I/O, no clock, no maps of its own. Entry points: [`fast`], then [`tc`] for packets ([`hold`] before it for fragments),
-//! [`socket`] for socket hooks.
+//! tests. No I/O, no clock, no maps of its own. Entry points: [`express`] on uplinks, [`fast`], then [`tc`] for packets ([`hold`] before it for
+//! fragments), [`socket`] for socket hooks.
 //! Neighbours: `svc-common` (layouts), `svc-ebpf` (kernel side of the traits), `svc-testbed` (native side).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@ mod begin;
 pub mod checksum;
 mod direct;
 mod echo;
+pub mod express;
 pub mod fast;
 pub mod filter;
 mod flow;

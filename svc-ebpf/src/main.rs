@@ -1,6 +1,6 @@
 //! Kernel programs: thin entry points over `svc-datapath`; each TC program continues with its slow one by tail call, a
 //! fragment with one more before that. Maps are in `maps`, facts fixed at load time in `variant`, the kernel side of the
-//! datapath's traits in `packet`, `tables` and `sockaddr`.
+//! datapath's traits in `packet`, `xdp`, `tables` and `sockaddr`.
 #![no_std]
 #![no_main]
 
@@ -12,11 +12,12 @@ mod sockaddr;
 mod tables;
 mod trace;
 mod variant;
+mod xdp;
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::bpf_redirect;
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use svc_common::{DropReason, Hop, tail_call};
 use svc_datapath::fast::{self, Fast};
 use svc_datapath::hold::{self, Step};
@@ -191,6 +192,11 @@ fn depart(context: &TcContext, packet: &TcPacket<'_>, action: Action, back: u64)
 fn forward(context: &TcContext, packet: &TcPacket<'_>, hop: &Hop) -> i32 {
     trace::forwarded(context, packet);
     route::forward(context, hop)
+}
+
+#[xdp]
+pub fn uplink_xdp(context: XdpContext) -> u32 {
+    xdp::run(&context)
 }
 
 #[cgroup_sock_addr(bind4)]

@@ -7,7 +7,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use svc_common::{
     ADDRESS_FILTER_WORDS, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     FlowEntryV4, FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6,
-    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, capacity, tail_call,
+    HeldFragment, HeldKey, ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, Uplink, capacity,
+    tail_call,
 };
 use svc_datapath::Scratch;
 
@@ -66,3 +67,9 @@ pub static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(4_096, BPF_
 /// Programs do not interrupt each other on a CPU.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// Uplinks with an XDP program, by index.
+#[map]
+pub static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(capacity::UPLINKS, BPF_F_NO_PREALLOC);
+/// Packets that XDP sent on past the stack.
+#[map]
+pub static EXPRESS_COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);

@@ -24,7 +24,7 @@ const PLAIN_V4: u32 = 14 + 20 + 8;
 const PLAIN_V6: u32 = 14 + 40 + 8;
 
 /// Bound for the verifier: no header of interest begins later.
-const MAX_OFFSET: usize = 1023;
+pub const MAX_OFFSET: usize = 1023;
 
 pub struct TcPacket<'a> {
     context: &'a TcContext,
@@ -197,7 +197,7 @@ fn data_end(context: &TcContext) -> usize {
 /// Both addresses must be valid for `N` bytes. They need not be aligned: the kernel only admits unaligned access
 /// where the processor has it, and the verifier checks that.
 #[inline(always)]
-unsafe fn copy<const N: usize>(from: *const u8, to: *mut u8) {
+pub unsafe fn copy<const N: usize>(from: *const u8, to: *mut u8) {
     let mut at = 0;
     // SAFETY: `at` stays below N.
     unsafe {

@@ -16,8 +16,8 @@ use crate::maps;
 use crate::packet::{TcPacket, interface};
 use crate::tables::KernelTables;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub const AF_INET: u8 = 2;
+pub const AF_INET6: u8 = 10;
 /// In every network namespace.
 const LOOPBACK: u32 = 1;
 

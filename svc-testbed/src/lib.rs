@@ -21,6 +21,7 @@ pub mod serve;
 pub mod soak;
 mod stdio;
 pub mod wait;
+pub mod wire;
 
 pub use agent::{AgentOptions, AgentProcess};
 pub use client::{Bulk, Client, Get, GetReport, Load, Outcome, Ping, Sample, Tcp, Udp};

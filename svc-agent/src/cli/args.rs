@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::timeout::Timeout;
 use crate::datapath::{
-    Capacities, DEFAULT_POD_INTERFACES, Forwarding, Options, Pattern, PatternError, Selection, SocketLb, Uplinks,
+    Capacities, DEFAULT_POD_INTERFACES, Forwarding, Options, Pattern, PatternError, Selection, SocketLb, Uplinks, Xdp,
 };
 use crate::model::LoadBalancing;
 use crate::sweep::Timeouts;
@@ -157,6 +157,10 @@ pub struct RunArgs {
     /// [default: stack]
     #[arg(long, value_enum, env = "SVC_AGENT_FORWARDING")]
     pub forwarding: Option<Forwarding>,
+    /// XDP on uplinks: connections that enter the node by an uplink and leave it by one pass by its stack and netfilter
+    /// rules [default: off]
+    #[arg(long, value_enum, env = "SVC_AGENT_XDP")]
+    pub xdp: Option<Xdp>,
     /// Mount point of the BPF file system, or a directory below it [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR", env = "SVC_AGENT_BPF_ROOT")]
     pub bpf_root: Option<PathBuf>,
@@ -239,6 +243,7 @@ impl RunArgs {
             socket_lb: self.socket_lb.or(file.socket_lb),
             load_balancing: self.load_balancing.or(file.load_balancing),
             forwarding: self.forwarding.or(file.forwarding),
+            xdp: self.xdp.or(file.xdp),
             bpf_root: self.bpf_root.or(file.bpf_root),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
             metrics_bind_address: self.metrics_bind_address.or(file.metrics_bind_address),
@@ -292,6 +297,7 @@ impl RunArgs {
                 cgroup_root: self.cgroup_root,
                 socket_lb: self.socket_lb.unwrap_or_default(),
                 forwarding: self.forwarding.unwrap_or_default(),
+                xdp: self.xdp.unwrap_or_default(),
                 selection: Selection { pods, uplinks },
                 cluster_ranges,
                 capacities: Capacities { flows: self.flow_table_size },

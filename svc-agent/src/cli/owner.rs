@@ -245,6 +245,7 @@ impl Owner {
     fn report_interfaces(&mut self) {
         let counts = *self.interfaces.borrow_and_update();
         self.shared.set_interfaces(counts.pods + counts.uplinks + self.hooks, counts.pending);
+        self.shared.set_xdp(counts.xdp.native, counts.xdp.generic, counts.xdp.without);
     }
 }
 

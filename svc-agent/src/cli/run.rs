@@ -71,6 +71,7 @@ async fn work(config: RunConfig) -> anyhow::Result<()> {
         source = ?config.source,
         socket_lb = ?config.datapath.socket_lb,
         forwarding = ?config.datapath.forwarding,
+        xdp = ?config.datapath.xdp,
         cluster_ranges = ?config.datapath.cluster_ranges,
         load_balancing = ?config.load_balancing,
         "starting"

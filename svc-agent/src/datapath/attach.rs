@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rtnetlink::Handle;
+use svc_common::program;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -15,6 +16,7 @@ use super::load::Programs;
 use super::netlink::{self, Change, Changes, NetlinkError};
 use super::pin::{PinDir, PinError};
 use super::tc::{AttachError, AttachMode, Attacher};
+use super::xdp::{Express, UplinksError, Xdp, XdpCounts};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -27,6 +29,8 @@ pub enum FollowError {
     Pin(#[from] PinError),
     #[error(transparent)]
     Peer(#[from] PeerError),
+    #[error(transparent)]
+    Uplinks(#[from] UplinksError),
 }
 
 /// Numbers for metrics and health.
@@ -39,6 +43,7 @@ pub struct InterfaceCounts {
     pub pending: usize,
     /// Failed attempts since the start.
     pub failures: u64,
+    pub xdp: XdpCounts,
 }
 
 /// Follows the interfaces of this process's network namespace.
@@ -47,6 +52,7 @@ pub struct Follower {
     netlink: Handle,
     attacher: Attacher,
     peers: Peers,
+    express: Express,
     pins: PinDir,
     programs: Programs,
     selection: Selection,
@@ -65,6 +71,7 @@ impl Follower {
         pins: PinDir,
         programs: Programs,
         selection: Selection,
+        xdp: Xdp,
     ) -> Result<Self, FollowError> {
         // Subscribed before listing: nothing falls between.
         let changes = Changes::subscribe()?;
@@ -74,6 +81,7 @@ impl Follower {
             attacher: Attacher::new(mode, pins.clone(), netlink.clone()),
             netlink,
             peers: Peers::open(&pins)?,
+            express: Express::open(xdp, pins.clone())?,
             pins,
             programs,
             selection,
@@ -129,6 +137,7 @@ impl Follower {
                     routes |= self.view.is_uplink(index);
                     self.view.interfaces.remove(&index);
                     // At once: a new interface may have this index in the same batch of changes.
+                    self.express.forget(index);
                     if let Some(role) = self.attached.remove(&index) {
                         self.detach(index, role).await;
                     }
@@ -146,6 +155,7 @@ impl Follower {
             tracing::warn!("interface events were lost: listing and checking all interfaces again");
             // What seems unchanged may be a new interface under an old index: every link is checked again.
             self.attached.clear();
+            self.express.forget_all();
             if let Err(error) = self.refresh_interfaces().await {
                 self.postpone(&error);
             }
@@ -222,6 +232,12 @@ impl Follower {
             self.attached.remove(&index);
             self.detach(index, role).await;
         }
+        let uplinks = wanted.iter().filter(|(_, role)| **role == Role::Uplink);
+        let uplinks = uplinks.filter_map(|(index, _)| Some((*index, self.view.interfaces.get(index)?))).collect();
+        if let Err(error) = self.express.reconcile(&self.programs, &uplinks) {
+            tracing::warn!(%error, "XDP does not know all uplinks; trying again");
+            failed += 1;
+        }
         self.count(wanted.len(), failed);
         if failed > 0 {
             self.schedule_retry();
@@ -242,7 +258,8 @@ impl Follower {
         self.counts.send_if_modified(|counts| {
             let before = *counts;
             let pending = wanted.saturating_sub(self.attached.len());
-            *counts = InterfaceCounts { pods, uplinks, pending, failures: before.failures + failed };
+            let xdp = self.express.counts();
+            *counts = InterfaceCounts { pods, uplinks, pending, failures: before.failures + failed, xdp };
             *counts != before
         });
     }
@@ -278,6 +295,7 @@ impl Follower {
             AttachMode::Tcx => {
                 for link in self.pins.list_links()? {
                     if let Some(index) = link.interface
+                        && link.program != program::UPLINK_XDP
                         && !wanted.contains(&(index, link.program.as_str()))
                     {
                         tracing::info!(index, program = link.program, "removing a link an earlier agent left");

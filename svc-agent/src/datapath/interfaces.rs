@@ -118,6 +118,17 @@ pub struct Interface {
     pub loopback: bool,
     /// One end of a pair (veth) whose other end is in another network namespace.
     pub peer_elsewhere: bool,
+    /// Its Ethernet address.
+    pub address: Option<[u8; 6]>,
+    pub mtu: u32,
+    pub xdp: Option<XdpState>,
+}
+
+/// An XDP program on an interface, whoever put it there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpState {
+    pub generic: bool,
+    pub program_id: u32,
 }
 
 /// A next hop of a default route.
@@ -280,7 +291,15 @@ mod tests {
     }
 
     fn interface(name: &str) -> Interface {
-        Interface { name: name.to_owned(), ethernet: true, loopback: false, peer_elsewhere: false }
+        Interface {
+            name: name.to_owned(),
+            ethernet: true,
+            loopback: false,
+            peer_elsewhere: false,
+            address: None,
+            mtu: 1500,
+            xdp: None,
+        }
     }
 
     fn route(interface: u32, metric: u32, source: Option<&str>) -> DefaultRoute {

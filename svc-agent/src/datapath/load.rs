@@ -63,6 +63,8 @@ pub struct Variant {
     pub forward_direct: bool,
     /// Zero if unknown.
     pub host_netns_cookie: u64,
+    /// The XDP program is wanted, too.
+    pub express: bool,
 }
 
 /// Entries of the maps an operator may want to size; `None` leaves the object's default.
@@ -97,7 +99,11 @@ pub fn tick_shift() -> u8 {
 }
 
 /// All programs, accepted by the kernel, by name.
-pub struct Programs(BTreeMap<&'static str, ProgramFd>);
+pub struct Programs {
+    loaded: BTreeMap<&'static str, ProgramFd>,
+    /// Nothing depends on it: the agent does without if the kernel refuses it. `None`: not asked for.
+    express: Option<Result<ProgramFd, LoadError>>,
+}
 
 pub const CLASSIFIERS: [&str; 4] =
     [program::POD_INGRESS, program::POD_EGRESS, program::UPLINK_INGRESS, program::UPLINK_EGRESS];
@@ -113,8 +119,13 @@ pub const HOOKS: [&str; 6] = [
 
 impl Programs {
     pub fn get(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
-        let program = self.0.get(name).ok_or(LoadError::ProgramMissing { program: name })?;
+        let program = self.loaded.get(name).ok_or(LoadError::ProgramMissing { program: name })?;
         Ok(program.as_fd())
+    }
+
+    /// The XDP program, if it was asked for.
+    pub fn express(&self) -> Option<Result<BorrowedFd<'_>, &LoadError>> {
+        self.express.as_ref().map(|program| program.as_ref().map(ProgramFd::as_fd))
     }
 }
 
@@ -154,7 +165,14 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
         programs.insert(name, load_program(program).map_err(|error| refusal(name, error))?);
     }
     connect_tail_calls(&mut ebpf, &programs)?;
-    Ok((ebpf, Programs(programs)))
+    let express = variant.express.then(|| load_express(&mut ebpf));
+    Ok((ebpf, Programs { loaded: programs, express }))
+}
+
+fn load_express(ebpf: &mut Ebpf) -> Result<ProgramFd, LoadError> {
+    let name = program::UPLINK_XDP;
+    let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
+    load_program(program).map_err(|error| refusal(name, error))
 }
 
 /// Puts the slow programs where the fast ones look for them: the old fast programs, still attached, go on with the new
@@ -173,6 +191,7 @@ fn connect_tail_calls(ebpf: &mut Ebpf, programs: &BTreeMap<&'static str, Program
 fn load_program(program: &mut Program) -> Result<ProgramFd, ProgramError> {
     match program {
         Program::SchedClassifier(program) => program.load()?,
+        Program::Xdp(program) => program.load()?,
         Program::CgroupSockAddr(program) => program.load()?,
         _ => return Err(ProgramError::UnexpectedProgramType),
     }

@@ -21,6 +21,8 @@ mod ranges;
 mod sys;
 mod tc;
 mod trace;
+mod xdp;
+mod xdp_features;
 
 use std::io;
 use std::path::PathBuf;
@@ -41,6 +43,7 @@ pub use pin::{PinDir, PinError, PinLock};
 pub use preflight::PreflightError;
 pub use ranges::{ClusterRanges, RangeError};
 pub use tc::AttachMode;
+pub use xdp::{UplinksError, Xdp, XdpCounts, XdpError, XdpMode};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -49,6 +52,7 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     pub socket_lb: SocketLb,
     pub forwarding: Forwarding,
+    pub xdp: Xdp,
     pub selection: Selection,
     /// Networks whose clients keep their address, whatever side they come from. `None`: the caller will write them.
     pub cluster_ranges: Option<Vec<IpNet>>,
@@ -114,12 +118,16 @@ impl Loaded {
             ipv6_csum_flag: features.ipv6_csum_flag,
             forward_direct: options.forwarding == Forwarding::Direct,
             host_netns_cookie: features.netns_cookie.unwrap_or(0),
+            express: options.xdp != Xdp::Off,
         };
         let (ebpf, programs) = load(Some(&pins), &variant, capacity::choose(options.capacities, &pins)?)?;
         if let Some(networks) = &options.cluster_ranges {
             ClusterRanges::open(&pins)?.write(networks)?;
         }
         tracing::info!(?features, "programs loaded");
+        if let Some(Err(error)) = programs.express() {
+            tracing::error!(%error, "no XDP: packets of uplinks go through TC only");
+        }
         say_what_is_bypassed(options.forwarding);
         Ok(Self { options, pins, lock, features, cgroup_root, programs, ebpf })
     }
@@ -162,7 +170,8 @@ impl Loaded {
         if self.options.trace_packets {
             trace::forward(&mut self.ebpf);
         }
-        let follower = Follower::start(mode, self.pins, self.programs, self.options.selection).await?;
+        let follower =
+            Follower::start(mode, self.pins, self.programs, self.options.selection, self.options.xdp).await?;
         Ok((follower, self.lock))
     }
 }

@@ -8,13 +8,15 @@ use futures::channel::mpsc::UnboundedReceiver;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, MulticastGroup};
 
-use super::interfaces::{DefaultRoute, Interface, InterfaceAddress};
+use super::interfaces::{DefaultRoute, Interface, InterfaceAddress, XdpState};
 
 /// Room for the events of some thousand pods that start at once.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -105,8 +107,24 @@ fn parse_link(link: &LinkMessage) -> Option<(u32, Interface)> {
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         peer_elsewhere: has_peer_elsewhere(link),
+        address: link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
+            _ => None,
+        }),
+        mtu: link
+            .attributes
+            .iter()
+            .find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None })
+            .unwrap_or_default(),
+        xdp: link.attributes.iter().find_map(|a| if let LinkAttribute::Xdp(xdp) = a { parse_xdp(xdp) } else { None }),
     };
     Some((link.header.index, interface))
+}
+
+fn parse_xdp(attributes: &[LinkXdp]) -> Option<XdpState> {
+    let generic = attributes.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+    let id = |attribute: &LinkXdp| if let LinkXdp::ProgId(id) = attribute { Some(*id) } else { None };
+    attributes.iter().find_map(id).map(|program_id| XdpState { generic, program_id })
 }
 
 fn has_peer_elsewhere(link: &LinkMessage) -> bool {

@@ -90,6 +90,11 @@ pub fn link_to_interface(program: BorrowedFd<'_>, index: u32, at: AttachType, fl
     bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// Puts a program in front of an interface's stack (XDP); `flags` choose the mode (XDP_FLAGS_*).
+pub fn link_to_xdp(program: BorrowedFd<'_>, index: u32, flags: u32) -> io::Result<OwnedFd> {
+    link_to_interface(program, index, AttachType::BPF_XDP, flags)
+}
+
 /// Attaches a program to a cgroup, beside the programs of others. The kernel treats every cgroup link as
 /// BPF_F_ALLOW_MULTI and refuses any flag here.
 pub fn link_to_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, at: AttachType) -> io::Result<OwnedFd> {
@@ -131,6 +136,10 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         // SAFETY: as above.
         let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
         (LinkTarget::Cgroup(cgroup.cgroup_id), cgroup.attach_type)
+    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        // SAFETY: as above.
+        let xdp = unsafe { info.__bindgen_anon_1.xdp };
+        (LinkTarget::Interface(xdp.ifindex), AttachType::BPF_XDP as u32)
     } else {
         (LinkTarget::Other, 0)
     };

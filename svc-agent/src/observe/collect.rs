@@ -34,6 +34,7 @@ impl Collector for MapCollector {
         let Some(reader) = self.maps.get() else { return Ok(()) };
         let reader = reader.as_ref();
         report(reader.drop_counters(), |counters| encode_drops(&mut encoder, counters))?;
+        report(reader.express_packets(), |packets| encode_express(&mut encoder, packets))?;
         report(Occupancy::read(reader, &self.counts), |occupancy| encode_occupancy(&mut encoder, &occupancy))?;
         if self.service_metrics {
             report(service_samples(reader), |samples| encode_services(&mut encoder, &samples))?;
@@ -61,6 +62,12 @@ impl MapCollector {
 fn encode_drops(encoder: &mut DescriptorEncoder, counters: Vec<(DropReason, u64)>) -> fmt::Result {
     let samples = counters.into_iter().map(|(reason, count)| ([("reason", reason.label())], count));
     counters_of(encoder, "svc_agent_drops", "Packets and connections refused or dropped, by reason", samples)
+}
+
+fn encode_express(encoder: &mut DescriptorEncoder, packets: u64) -> fmt::Result {
+    let help = "Packets that XDP sent from uplink to uplink past the stack";
+    let metric = encoder.encode_descriptor("svc_agent_xdp_packets", help, None, MetricType::Counter)?;
+    ConstCounter::new(packets).encode(metric)
 }
 
 fn encode_occupancy(encoder: &mut DescriptorEncoder, occupancy: &Occupancy) -> fmt::Result {

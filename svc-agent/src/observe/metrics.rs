@@ -53,6 +53,11 @@ struct MapName {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct XdpLabel {
+    mode: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct State {
     state: &'static str,
 }
@@ -68,6 +73,7 @@ pub(super) struct Metrics {
     source_synced: Gauge,
     source_last_event: Seconds,
     interfaces: Family<State, Gauge>,
+    xdp: Family<XdpLabel, Gauge>,
     publish_errors: Family<MapName, Counter>,
     bind_errors: Family<Server, Counter>,
     swept: Family<MapName, Counter>,
@@ -117,6 +123,8 @@ impl Metrics {
         );
         let interfaces = Family::default();
         ours.register("interfaces", "Interfaces that carry our programs, or should but do not", interfaces.clone());
+        let xdp = Family::default();
+        ours.register("xdp_interfaces", "Uplinks with the XDP program, by mode, or that should have it", xdp.clone());
         let publish_errors = Family::default();
         ours.register("publish_errors", "Writes to maps that failed; each is tried again", publish_errors.clone());
         let bind_errors = Family::default();
@@ -140,6 +148,7 @@ impl Metrics {
             source_synced,
             source_last_event,
             interfaces,
+            xdp,
             publish_errors,
             bind_errors,
             swept,
@@ -195,6 +204,12 @@ impl Metrics {
     pub fn set_interfaces(&self, attached: usize, failed: usize) {
         for (state, count) in [("attached", attached), ("failed", failed)] {
             self.interfaces.get_or_create(&State { state }).set(count as i64);
+        }
+    }
+
+    pub fn set_xdp(&self, native: usize, generic: usize, without: usize) {
+        for (mode, count) in [("native", native), ("generic", generic), ("none", without)] {
+            self.xdp.get_or_create(&XdpLabel { mode }).set(count as i64);
         }
     }
 

@@ -126,6 +126,10 @@ impl MapReader for PinnedMaps {
         Ok(self.traffic.drop_counters()?)
     }
 
+    fn express_packets(&self) -> Result<u64, ReadError> {
+        Ok(self.traffic.express_packets()?)
+    }
+
     fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, ReadError> {
         Ok(self.traffic.flows_v4()?)
     }

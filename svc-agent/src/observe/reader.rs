@@ -55,6 +55,8 @@ pub trait MapReader: Send + Sync {
     fn service_counters(&self) -> Result<Vec<(u32, ServiceCounters)>, ReadError>;
     /// Sums over all CPUs, of every reason.
     fn drop_counters(&self) -> Result<Vec<(DropReason, u64)>, ReadError>;
+    /// Packets that XDP sent on past the stack.
+    fn express_packets(&self) -> Result<u64, ReadError>;
     fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, ReadError>;
     fn flows_v6(&self) -> Result<Vec<(FlowKeyV6, FlowV6)>, ReadError>;
     /// Entries and capacity of the maps that only the kernel can count. Large ones are estimated.

@@ -204,6 +204,11 @@ impl Shared {
         self.metrics.set_interfaces(attached, failed);
     }
 
+    /// How many uplinks have the XDP program in either mode, and how many should but do not.
+    pub fn set_xdp(&self, native: usize, generic: usize, without: usize) {
+        self.metrics.set_xdp(native, generic, without);
+    }
+
     /// A write to this map failed; see [`svc_common::map`].
     pub fn publish_failed(&self, map: &'static str) {
         self.metrics.publish_failed(map);

@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 use svc_agent::datapath::{
     AttachMode, Capacities, DEFAULT_POD_INTERFACES, Forwarding, Loaded, Options, PinDir, PinLock, Selection, SocketLb,
-    Uplinks,
+    Uplinks, Xdp,
 };
 use svc_agent::datapath::{Follower, StartError};
 
@@ -108,6 +108,7 @@ impl Lab {
             cgroup_root: Some(self.cgroup.0.clone()),
             socket_lb: SocketLb::All,
             forwarding: Forwarding::Stack,
+            xdp: Xdp::Off,
             selection: Selection {
                 pods: DEFAULT_POD_INTERFACES.iter().map(|pattern| pattern.parse().unwrap()).collect(),
                 uplinks: Uplinks::DefaultRoute,

@@ -56,6 +56,10 @@ impl MapReader for MemoryReader {
         Ok(DropReason::ALL.iter().map(|reason| (*reason, self.drops.get(reason).copied().unwrap_or(0))).collect())
     }
 
+    fn express_packets(&self) -> Result<u64, ReadError> {
+        Ok(0)
+    }
+
     fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, ReadError> {
         Ok(self.flows_v4.clone())
     }

@@ -68,9 +68,9 @@ pub(super) fn build(builder: LabBuilder) -> Result<Lab> {
         cgroup,
         node_numbers: number_nodes(&builder.nodes)?,
         machines: BTreeMap::new(),
-        _ethernet: new_namespace(id, "ethernet")?,
+        ethernet: new_namespace(id, "ethernet")?,
     };
-    Batch::new(&lab._ethernet)
+    Batch::new(&lab.ethernet)
         .line(format!(
             "link add name segment mtu {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             lab.uplink_mtu
@@ -122,7 +122,7 @@ fn new_namespace(id: LabId, machine: &str) -> Result<Namespace> {
 /// Connects a namespace to the Ethernet with an interface `eth0`.
 fn plug_in(lab: &Lab, namespace: &Namespace, port: &str, addresses: [IpAddr; 2]) -> Result<()> {
     let (target, mtu) = (namespace.name(), lab.uplink_mtu);
-    Batch::new(&lab._ethernet)
+    Batch::new(&lab.ethernet)
         .line(format!("link add name {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {target}"))
         .line(format!("link set {port} master segment up"))
         .run()?;

@@ -70,7 +70,7 @@ pub struct Lab {
     cgroup: Cgroup,
     node_numbers: BTreeMap<String, u8>,
     machines: BTreeMap<String, Machine>,
-    _ethernet: Namespace,
+    ethernet: Namespace,
 }
 
 impl Lab {
@@ -144,6 +144,11 @@ impl Lab {
     /// cgroup for what must not be translated: agents.
     pub fn agent_cgroup(&self, node: &str) -> Result<Cgroup> {
         self.cgroup.child(&format!("agent-{node}"))
+    }
+
+    /// The Ethernet segment between the machines; its ports have their names.
+    pub fn ethernet(&self) -> &Namespace {
+        &self.ethernet
     }
 
     /// All pods' addresses are in these.

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, ProgramArray, RingBuf};
-use aya::programs::{ProgramFd, SchedClassifier};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use svc_common::{
     ADDRESS_FILTER_SLOTS, AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason,
     Event, Flow, FlowEntry, FlowEntryV4, FlowEntryV6, FlowKey, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts,
-    FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey, ServiceCounters, ServiceEntry, interface_flag, map, program,
-    tail_call,
+    FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey, ServiceCounters, ServiceEntry, Uplink, interface_flag, map,
+    program, tail_call,
 };
 use svc_datapath::filter;
 
@@ -61,6 +61,7 @@ pub struct Kernel {
     drops: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     programs: StdHashMap<Hook, ProgramFd>,
+    express: ProgramFd,
     /// Array elements that are no longer zero, by map.
     used: [BTreeSet<u32>; 4],
     verify_complete: bool,
@@ -99,6 +100,9 @@ impl Kernel {
             programs.insert(hook, classifier.fd()?.try_clone()?);
         }
         connect_programs(&mut ebpf)?;
+        let express: &mut Xdp = ebpf.program_mut(program::UPLINK_XDP).context("the object has no XDP")?.try_into()?;
+        express.load().context("loading the XDP program")?;
+        let express = express.fd()?.try_clone()?;
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
         Ok(Self {
             config: take(map::CONFIG)?.try_into()?,
@@ -119,6 +123,7 @@ impl Kernel {
             drops: take(map::DROP_COUNTERS)?.try_into()?,
             events: take(map::EVENTS)?.try_into()?,
             programs,
+            express,
             used: Default::default(),
             verify_complete: false,
             _ebpf: ebpf,
@@ -169,6 +174,23 @@ impl Kernel {
         let map = self._ebpf.map_mut(map::INTERFACES).context("the object has no map of interfaces")?;
         let mut interfaces = HashMap::<_, u32, u32>::try_from(map)?;
         Ok(interfaces.insert(index, interface_flag::PEER, 0)?)
+    }
+
+    /// The interface carries the XDP program.
+    pub fn add_uplink(&mut self, index: u32, uplink: Uplink) -> Result<()> {
+        let map = self._ebpf.map_mut(map::UPLINKS).context("the object has no map of uplinks")?;
+        let mut uplinks = HashMap::<_, u32, Uplink>::try_from(map)?;
+        Ok(uplinks.insert(index, uplink, 0)?)
+    }
+
+    pub fn express_packets(&mut self) -> Result<u64> {
+        let map = self._ebpf.map(map::EXPRESS_COUNTER).context("the object has no counter of XDP")?;
+        Ok(PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?.iter().sum())
+    }
+
+    /// Sends a frame through XDP that came by an interface of the caller's network namespace; answers with the XDP action.
+    pub fn run_express(&self, frame: &[u8], interface: u32) -> Result<(u32, Vec<u8>)> {
+        testrun::run_xdp(self.express.as_fd(), frame, interface).context("BPF_PROG_TEST_RUN of the XDP program")
     }
 
     pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {

@@ -6,6 +6,7 @@
 mod accesses;
 pub mod case;
 pub mod cases;
+pub mod express;
 pub mod frame;
 pub mod kernel;
 pub mod native;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use svc_common::{AddrV4, Hop, hop_kind};
 use svc_datapath::{Address, ChecksumPart, ETHERNET_LENGTH, Packet, RewriteError};
 
+use super::express::Route;
+
 /// Payload of each segment of an aggregate, as with an MTU of 1500.
 const SEGMENT: u32 = 1448;
 
@@ -26,6 +28,7 @@ pub struct MemoryPacket {
     hops: Vec<(IpAddr, Hop)>,
     changes: u32,
     fail_at: Option<u32>,
+    route_out: Route,
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -42,12 +45,21 @@ fn sum_words(bytes: &[u8]) -> u64 {
 
 impl MemoryPacket {
     pub fn new(bytes: Vec<u8>, offload: Offload, gso: bool) -> Self {
-        Self { bytes, offload, gso, hops: Vec::new(), changes: 0, fail_at: None }
+        Self { bytes, offload, gso, hops: Vec::new(), changes: 0, fail_at: None, route_out: Route::None }
     }
 
     /// What the routing table of the machine it is on says.
     pub fn set_hops(&mut self, hops: &[(IpAddr, Hop)]) {
         self.hops = hops.to_vec();
+    }
+
+    /// Where XDP could send it, by the same routing table.
+    pub fn set_route_out(&mut self, route: Route) {
+        self.route_out = route;
+    }
+
+    pub fn route_out(&self) -> Route {
+        self.route_out
     }
 
     /// The n-th change from now on fails, and every later one.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use svc_common::{
     AddrV4, AddrV6, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, Event, Flow, FlowEntry,
     FlowKey, FragmentKey, FragmentPorts, FrontendKey, HeldFragment, HeldKey, Hop, ServiceCounters, ServiceEntry,
-    SocketKey, SocketValue,
+    SocketKey, SocketValue, Uplink,
 };
 use svc_datapath::{Counted, ETHERNET_LENGTH, FamilyTables, Fragments, InsertError, Tables};
 
@@ -59,6 +59,8 @@ pub struct MemoryTables {
     now: u32,
     flow_capacity: usize,
     hops: Vec<(IpAddr, Hop)>,
+    pub(super) uplinks: HashMap<u32, Uplink>,
+    pub(super) express: Cell<u64>,
     accesses: Accesses,
 }
 
@@ -86,6 +88,8 @@ impl MemoryTables {
             now: START,
             flow_capacity: usize::MAX,
             hops: Vec::new(),
+            uplinks: HashMap::new(),
+            express: Cell::new(0),
             accesses: Accesses::default(),
         };
         for change in changes {

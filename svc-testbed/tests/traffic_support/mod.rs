@@ -92,10 +92,15 @@ pub fn options(manifests: &Manifests, mode: Mode) -> Result<AgentOptions> {
 impl World {
     /// The lab with servers everywhere and the agent ready, no Service yet.
     pub fn start(builder: LabBuilder, mode: Mode) -> Result<Self> {
+        Self::start_with(builder, mode, [])
+    }
+
+    /// The same, with more arguments for the agent.
+    pub fn start_with<const N: usize>(builder: LabBuilder, mode: Mode, extra: [&str; N]) -> Result<Self> {
         let lab = builder.build()?;
         let manifests = Manifests::in_directory(lab.state_dir().join("manifests"))?;
         manifests.node(lab.machine(AGENT_NODE)?, &serde_json::json!({}))?;
-        let agent = AgentProcess::start(&lab, AGENT_NODE, options(&manifests, mode)?)?;
+        let agent = AgentProcess::start(&lab, AGENT_NODE, options(&manifests, mode)?.extra(extra))?;
         let world = Self { lab, manifests, agent, mode, servers: RefCell::default() };
         for name in ["near", "spare", "far"] {
             world.serve(name)?;

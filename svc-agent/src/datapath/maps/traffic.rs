@@ -30,6 +30,7 @@ pub struct Traffic {
     held_fragments: Table<HeldKey, HeldFragment>,
     service_counters: Counters,
     drop_counters: PerCpuArray<MapData, u64>,
+    express_counter: PerCpuArray<MapData, u64>,
 }
 
 impl Traffic {
@@ -49,6 +50,9 @@ impl Traffic {
             drop_counters: Map::PerCpuArray(source.data(map::DROP_COUNTERS)?)
                 .try_into()
                 .map_err(refused(map::DROP_COUNTERS))?,
+            express_counter: Map::PerCpuArray(source.data(map::EXPRESS_COUNTER)?)
+                .try_into()
+                .map_err(refused(map::EXPRESS_COUNTER))?,
         })
     }
 
@@ -113,6 +117,12 @@ impl Traffic {
             Ok((*reason, cpus.iter().sum()))
         };
         DropReason::ALL.iter().map(read).collect()
+    }
+
+    /// Packets that XDP sent on past the stack.
+    pub fn express_packets(&self) -> Result<u64, MapsError> {
+        let cpus = self.express_counter.get(&0, 0);
+        Ok(cpus.map_err(|error| maps_error(map::EXPRESS_COUNTER, "read", error))?.iter().sum())
     }
 
     /// The ring buffer of [`svc_common::Event`]. It has one reader; programs write to it only until
