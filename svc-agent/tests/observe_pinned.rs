@@ -23,6 +23,7 @@ fn pinned_maps_are_listed_as_they_were_filled() {
     assert_eq!(backend_rows(&pinned, &all).unwrap(), backend_rows(&memory, &all).unwrap());
     assert_eq!(drop_rows(&pinned).unwrap(), drop_rows(&memory).unwrap());
     assert_eq!(pinned.counted().unwrap(), memory.counted().unwrap());
+    assert_eq!(pinned.express_packets().unwrap(), memory.express_packets().unwrap());
 
     // The clock of the kernel is another one.
     let without_time = |reader: &dyn MapReader| {

@@ -14,6 +14,8 @@ use svc_common::{
     ServiceName, map,
 };
 
+use svc_agent::observe::MapReader as _;
+
 use super::MemoryReader;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -152,6 +154,9 @@ impl BpfRoot {
         for (reason, total) in &reader.drops {
             drops.set(*reason as u32, spread(*total), 0).unwrap();
         }
+        let data = self.pin(map::EXPRESS_COUNTER, kind, (4, 8), 1, 0);
+        let mut express: PerCpuArray<MapData, u64> = Map::PerCpuArray(data).try_into().unwrap();
+        express.set(0, spread(reader.express_packets().unwrap()), 0).unwrap();
     }
 
     /// Sets what the first CPU counted for a service in the array.

@@ -57,7 +57,7 @@ impl MapReader for MemoryReader {
     }
 
     fn express_packets(&self) -> Result<u64, ReadError> {
-        Ok(0)
+        Ok(37)
     }
 
     fn flows_v4(&self) -> Result<Vec<(FlowKeyV4, FlowV4)>, ReadError> {
