@@ -78,8 +78,9 @@ pub fn measure(plan: &Plan, progress: &Progress) -> Result<Section> {
     let mut costs = vec![Vec::new(); cases.len()];
     for round in 0..plan.rounds {
         progress.step(round, plan.rounds);
-        let nothing = f64::from(testrun::repeat(empty.as_fd(), &frame(), plan.repeat)?.1);
         for (case, costs) in cases.iter().zip(&mut costs) {
+            // Each time anew: the processor's pace changes within a round.
+            let nothing = f64::from(testrun::repeat(empty.as_fd(), &frame(), plan.repeat)?.1);
             let cost = bench.run(case, plan).with_context(|| format!("running '{}: {}'", case.group, case.subject))?;
             costs.push(cost - nothing);
         }

@@ -57,9 +57,9 @@ fn inside(
     }
     for round in 0..plan.rounds {
         progress.step(round, plan.rounds);
-        let nothing = few(empty, &frame(), plan.repeat)?;
         for (case, costs) in cases.iter().zip(&mut costs) {
             let cases::Kind::Few(bytes) = &case.kind else { continue };
+            let nothing = few(empty, &frame(), plan.repeat)?;
             costs.push(few(kernel.program(case.hook), bytes, plan.repeat)? - nothing);
         }
     }
