@@ -42,7 +42,7 @@ pub const STAGES: &[Stage] = &[
     stage("packets",   "packet cases, native",                                     Files(&["packet", "native"])),
     stage("sources",   "manifests, API server, deploy files, documented flags",    Files(&["source", "kubernetes", "manifest", "deploy", "docs"])),
     stage("scenarios", "kernel contract, plan rules, objects in and maps out",     Files(&["abi", "audit", "plan", "index", "publish", "scenario"])),
-    stage("kernel",    "verifier, real maps, packet cases by BPF_PROG_TEST_RUN",   Files(&["verifier", "cost", "kernel", "packets_kernel", "publish_kernel"])).privileged(),
+    stage("kernel",    "verifier, real maps, packet cases by BPF_PROG_TEST_RUN",   Files(&["verifier", "cost", "sweep", "kernel", "packets_kernel", "publish_kernel"])).privileged(),
     stage("lab",       "interfaces, links, pins, commands, servers in namespaces", Files(&["lab", "attach", "follow", "get", "monitor", "observe", "run"])).privileged(),
     stage("traffic",   "real sockets between pods and nodes",                      Files(&["traffic", "demo"])).privileged().slow(),
     stage("restart",   "restarts and changes under load",                          Files(&["restart", "adopt", "chaos", "churn", "traffic_restarts", "traffic_changes", "soak"])).privileged().slow(),
