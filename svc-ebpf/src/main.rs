@@ -1,9 +1,10 @@
 //! Kernel programs: thin entry points over `svc-datapath`; each TC program continues with its slow one by tail call, a
 //! fragment with one more before that. Maps are in `maps`, facts fixed at load time in `variant`, the kernel side of the
-//! datapath's traits in `packet`, `xdp`, `tables` and `sockaddr`.
+//! datapath's traits in `packet`, `xdp` (both over `bytes`), `tables` and `sockaddr`.
 #![no_std]
 #![no_main]
 
+mod bytes;
 mod fragments;
 mod maps;
 mod packet;

@@ -1,5 +1,5 @@
-//! The packet of a TC program as `svc_datapath::Packet`: direct packet access, re-read from the context each time, since
-//! helpers that change the packet invalidate every pointer into it.
+//! The packet of a TC program as `svc_datapath::Packet`: its linear part, made large enough at first, and what only the kernel
+//! can do. Neighbours: `bytes` reads and writes it, `xdp` is the same for XDP.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
@@ -8,6 +8,7 @@ use aya_ebpf::programs::TcContext;
 use svc_common::{Family, Hop};
 use svc_datapath::{Address, ChecksumPart, Packet, RewriteError, checksum};
 
+use crate::bytes::{self, Bounds};
 use crate::route::{self, Ends};
 use crate::variant::HAVE_IPV6_CSUM_FLAG;
 
@@ -22,9 +23,6 @@ const HEADERS: u32 = 14 + 60 + 20;
 /// Ports lie within this many bytes if nothing is unusual.
 const PLAIN_V4: u32 = 14 + 20 + 8;
 const PLAIN_V6: u32 = 14 + 40 + 8;
-
-/// Bound for the verifier: no header of interest begins later.
-pub const MAX_OFFSET: usize = 1023;
 
 pub struct TcPacket<'a> {
     context: &'a TcContext,
@@ -47,7 +45,7 @@ impl<'a> TcPacket<'a> {
 
     #[inline(always)]
     fn with(context: &'a TcContext, needed: u32) -> Self {
-        let linear = (data_end(context) - data(context)) as u32;
+        let linear = (context.end() - context.start()) as u32;
         if linear < needed && linear < context.len() {
             let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
             // SAFETY: the context is the one the kernel passed. On failure the packet stays as it is, and loads
@@ -61,18 +59,6 @@ impl<'a> TcPacket<'a> {
     pub fn context(&self) -> &'a TcContext {
         self.context
     }
-
-    /// Address of `N` bytes at `offset`, if the packet has them.
-    #[inline(always)]
-    fn at<const N: usize>(&self, offset: usize) -> Option<*mut u8> {
-        // The compiler turns a test for one byte into `start < end`, which the verifier does not take as proof.
-        const { assert!(N > 1) };
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let start = data(self.context) + offset;
-        (start + N <= data_end(self.context)).then_some(start as *mut u8)
-    }
 }
 
 impl Packet for TcPacket<'_> {
@@ -83,19 +69,12 @@ impl Packet for TcPacket<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let from = self.at::<N>(offset)?;
-        let mut bytes = [0; N];
-        // SAFETY: `at` checked the bounds.
-        unsafe { copy::<N>(from, bytes.as_mut_ptr()) };
-        Some(bytes)
+        bytes::load(self.context, offset)
     }
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), RewriteError> {
-        let to = self.at::<N>(offset).ok_or(RewriteError)?;
-        // SAFETY: `at` checked the bounds; the kernel makes the linear part of a packet writable for this program.
-        unsafe { copy::<N>(bytes.as_ptr(), to) };
-        Ok(())
+        bytes::store(self.context, offset, bytes)
     }
 
     #[inline(always)]
@@ -176,42 +155,18 @@ impl Packet for TcPacket<'_> {
     }
 }
 
-/// Start of the packet's linear part. Volatile, here and below: otherwise the compiler hands the value to a function
-/// in place of the context, as the 32-bit number the field pretends to be, and the verifier no longer sees a pointer.
-#[inline(always)]
-fn data(context: &TcContext) -> usize {
-    // SAFETY: the kernel passed a valid context.
-    unsafe { core::ptr::read_volatile(&raw const (*context.skb.skb).data) as usize }
-}
+/// The packet's linear part.
+impl Bounds for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the kernel passed a valid context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb.skb).data) as usize }
+    }
 
-/// End of the packet's linear part.
-#[inline(always)]
-fn data_end(context: &TcContext) -> usize {
-    // SAFETY: the kernel passed a valid context.
-    unsafe { core::ptr::read_volatile(&raw const (*context.skb.skb).data_end) as usize }
-}
-
-/// Copies in words: a byte-wise copy, which Rust would make for byte arrays, costs four times the instructions.
-///
-/// # Safety
-/// Both addresses must be valid for `N` bytes. They need not be aligned: the kernel only admits unaligned access
-/// where the processor has it, and the verifier checks that.
-#[inline(always)]
-pub unsafe fn copy<const N: usize>(from: *const u8, to: *mut u8) {
-    let mut at = 0;
-    // SAFETY: `at` stays below N.
-    unsafe {
-        while at + 4 <= N {
-            *to.add(at).cast::<u32>() = *from.add(at).cast::<u32>();
-            at += 4;
-        }
-        if at + 2 <= N {
-            *to.add(at).cast::<u16>() = *from.add(at).cast::<u16>();
-            at += 2;
-        }
-        if at < N {
-            *to.add(at) = *from.add(at);
-        }
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: the kernel passed a valid context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb.skb).data_end) as usize }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Ways through the node: what its routing table says (bpf_fib_lookup), and leaving by them. Which packets may take them
 //! is decided in `svc-datapath`.
 
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
     bpf_fib_lookup as FibLookup, bpf_redir_neigh,
@@ -16,8 +19,8 @@ use crate::maps;
 use crate::packet::{TcPacket, interface};
 use crate::tables::KernelTables;
 
-pub const AF_INET: u8 = 2;
-pub const AF_INET6: u8 = 10;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// In every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -33,12 +36,15 @@ pub struct Ends {
 /// second.
 #[inline(never)]
 pub fn find_hop(context: &TcContext, ends: &Ends, hop: &mut Hop) {
-    let mut lookup = question(context, ends);
+    let mut lookup = question(interface(context), ends);
     // Asks for the path's MTU, which is then in the same place; it stays as it is on kernels that do not answer.
     const UNANSWERED: u16 = 1;
     lookup.__bindgen_anon_1.tot_len = UNANSWERED;
     hop.kind = hop_kind::STACK;
-    if ask(context, &mut lookup) != BPF_FIB_LKUP_RET_SUCCESS as i64 || lookup.ifindex == interface(context) {
+    // SAFETY: the context is the one the kernel passed.
+    if unsafe { ask(context.as_ptr(), &mut lookup) } != BPF_FIB_LKUP_RET_SUCCESS as i64
+        || lookup.ifindex == interface(context)
+    {
         return;
     }
     // SAFETY: all members of these unions are plain numbers.
@@ -108,8 +114,9 @@ pub fn reroute(context: &TcContext, packet: &TcPacket<'_>) -> i32 {
         let destination = AddrV6::from_octets(packet.load(ETHERNET_LENGTH + 24).unwrap_or([0; 16]));
         Ends { source, destination, v4: false }
     };
-    let mut lookup = question(context, &ends);
-    let found = ask(context, &mut lookup);
+    let mut lookup = question(interface(context), &ends);
+    // SAFETY: the context is the one the kernel passed.
+    let found = unsafe { ask(context.as_ptr(), &mut lookup) };
     let way_out = if found == BPF_FIB_LKUP_RET_SUCCESS as i64 || found == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         lookup.ifindex
     } else if found == BPF_FIB_LKUP_RET_NOT_FWDED as i64 {
@@ -156,11 +163,12 @@ pub fn deliver() -> i32 {
     unsafe { bpf_redirect(LOOPBACK, 0) as i32 }
 }
 
+/// For a packet that came by this interface.
 #[inline(always)]
-fn question(context: &TcContext, ends: &Ends) -> FibLookup {
+pub fn question(interface: u32, ends: &Ends) -> FibLookup {
     // SAFETY: plain numbers, for which zero is valid.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
-    lookup.ifindex = interface(context);
+    lookup.ifindex = interface;
     if ends.v4 {
         lookup.family = AF_INET;
         lookup.__bindgen_anon_3.ipv4_src = AddrV4::from_wide(ends.source).0;
@@ -173,8 +181,10 @@ fn question(context: &TcContext, ends: &Ends) -> FibLookup {
     lookup
 }
 
+/// # Safety
+/// The context must be the one the kernel passed to a TC or XDP program.
 #[inline(always)]
-fn ask(context: &TcContext, lookup: &mut FibLookup) -> i64 {
-    // SAFETY: the context is the one the kernel passed, the lookup lies on the stack with the size given.
-    unsafe { bpf_fib_lookup(context.skb.skb.cast(), lookup, size_of::<FibLookup>() as i32, 0) }
+pub unsafe fn ask(context: *mut c_void, lookup: &mut FibLookup) -> i64 {
+    // SAFETY: the lookup has the size given; the context is the caller's promise.
+    unsafe { bpf_fib_lookup(context, lookup, size_of::<FibLookup>() as i32, 0) }
 }

@@ -1,16 +1,17 @@
 //! The packet of an XDP program as `svc_datapath`'s `Packet` and `Arrival`: direct access, checksums where they lie, and the
-//! routing table by bpf_fib_lookup. Must not decide anything. Neighbour: `packet`, the same for TC.
+//! routing table by bpf_fib_lookup. Must not decide anything. Neighbours: `bytes`, `route`; `packet`, the same for TC.
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_action};
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::XdpContext;
-use svc_common::{AddrV4, Family, Hop, Uplink, hop_kind};
+use svc_common::{Family, Hop, Uplink, hop_kind};
 use svc_datapath::express::{self, Arrival, Express, Journey, Uplinks, Way};
 use svc_datapath::{Address, ChecksumPart, ETHERNET_LENGTH, Packet, RewriteError, checksum};
 
+use crate::bytes::{self, Bounds};
 use crate::maps;
-use crate::packet::{MAX_OFFSET, copy};
-use crate::route::{AF_INET, AF_INET6};
+use crate::route::{self, Ends};
 use crate::tables::KernelTables;
 use crate::variant::TRACE;
 
@@ -33,41 +34,20 @@ pub fn run(context: &XdpContext) -> u32 {
     }
 }
 
-impl XdpPacket<'_> {
-    /// Address of `N` bytes at `offset`, if the packet has them.
-    #[inline(always)]
-    fn at<const N: usize>(&self, offset: usize) -> Option<*mut u8> {
-        // The compiler turns a test for one byte into `start < end`, which the verifier does not take as proof.
-        const { assert!(N > 1) };
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let start = data(self.context) + offset;
-        (start + N <= data_end(self.context)).then_some(start as *mut u8)
-    }
-}
-
 impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn length(&self) -> u32 {
-        (data_end(self.context) - data(self.context)) as u32
+        (self.context.end() - self.context.start()) as u32
     }
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let from = self.at::<N>(offset)?;
-        let mut bytes = [0; N];
-        // SAFETY: `at` checked the bounds.
-        unsafe { copy::<N>(from, bytes.as_mut_ptr()) };
-        Some(bytes)
+        bytes::load(self.context, offset)
     }
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), RewriteError> {
-        let to = self.at::<N>(offset).ok_or(RewriteError)?;
-        // SAFETY: `at` checked the bounds; an XDP program may write to its packet.
-        unsafe { copy::<N>(bytes.as_ptr(), to) };
-        Ok(())
+        bytes::store(self.context, offset, bytes)
     }
 
     /// Always complete: `express` leaves the others alone.
@@ -131,30 +111,25 @@ impl Arrival for XdpPacket<'_> {
     fn way<A: Address>(&self, journey: &Journey<A>) -> Option<Way> {
         const FLOW_INFORMATION: u32 = 0x0fff_ffff_u32.to_be();
 
-        // SAFETY: plain numbers, for which zero is valid.
-        let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+        let ends = Ends {
+            source: journey.source.wide(),
+            destination: journey.destination.wide(),
+            v4: A::FAMILY == Family::V4,
+        };
+        let mut lookup = route::question(self.interface(), &ends);
         let first: [u8; 4] = self.load(ETHERNET_LENGTH)?;
-        lookup.ifindex = self.interface();
         lookup.l4_protocol = journey.protocol;
         lookup.sport = journey.source_port;
         lookup.dport = journey.destination_port;
         lookup.__bindgen_anon_1.tot_len = journey.length;
-        let (source, destination) = (journey.source.wide(), journey.destination.wide());
-        if A::FAMILY == Family::V4 {
+        if ends.v4 {
             let [_, class, ..] = first;
-            lookup.family = AF_INET;
             lookup.__bindgen_anon_2.tos = class;
-            lookup.__bindgen_anon_3.ipv4_src = AddrV4::from_wide(source).0;
-            lookup.__bindgen_anon_4.ipv4_dst = AddrV4::from_wide(destination).0;
         } else {
-            lookup.family = AF_INET6;
             lookup.__bindgen_anon_2.flowinfo = u32::from_ne_bytes(first) & FLOW_INFORMATION;
-            lookup.__bindgen_anon_3.ipv6_src = source.0;
-            lookup.__bindgen_anon_4.ipv6_dst = destination.0;
         }
-        let context: *mut xdp_md = self.context.ctx;
-        // SAFETY: the context is the one the kernel passed, the lookup lies on the stack with the size given.
-        let answer = unsafe { bpf_fib_lookup(context.cast(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+        // SAFETY: the context is the one the kernel passed.
+        let answer = unsafe { route::ask(self.context.as_ptr(), &mut lookup) };
         if answer != BPF_FIB_LKUP_RET_SUCCESS as i64 {
             return None;
         }
@@ -178,15 +153,16 @@ impl Uplinks for KernelTables {
     }
 }
 
-/// Start of the packet. Volatile, here and below, as in `packet`.
-#[inline(always)]
-fn data(context: &XdpContext) -> usize {
-    // SAFETY: the kernel passed a valid context.
-    unsafe { core::ptr::read_volatile(&raw const (*context.ctx).data) as usize }
-}
+impl Bounds for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the kernel passed a valid context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data) as usize }
+    }
 
-#[inline(always)]
-fn data_end(context: &XdpContext) -> usize {
-    // SAFETY: the kernel passed a valid context.
-    unsafe { core::ptr::read_volatile(&raw const (*context.ctx).data_end) as usize }
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: the kernel passed a valid context.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
+    }
 }
