@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::MapError;
 use svc_common::{interface_flag, map};
 
+use super::mirror::Mirror;
 use super::pin::PinDir;
 
 /// How translated packets leave.
@@ -25,32 +26,17 @@ pub enum Forwarding {
 pub struct PeerError(#[from] MapError);
 
 /// What INTERFACES holds.
-pub struct Peers {
-    map: HashMap<MapData, u32, u32>,
-    written: BTreeSet<u32>,
-}
+pub struct Peers(Mirror<u32>);
 
 impl Peers {
     /// Takes over what an earlier agent wrote.
     pub fn open(pins: &PinDir) -> Result<Self, PeerError> {
-        let map: HashMap<MapData, u32, u32> = Map::HashMap(MapData::from_pin(pins.map(map::INTERFACES))?).try_into()?;
-        let written = map.keys().collect::<Result<_, _>>()?;
-        Ok(Self { map, written })
+        Ok(Self(Mirror::open(pins, map::INTERFACES)?))
     }
 
     /// Makes the map hold exactly these interfaces. What fails is tried again by the next call.
     pub fn set(&mut self, wanted: &BTreeSet<u32>) -> Result<(), PeerError> {
-        for index in &self.written - wanted {
-            match self.map.remove(&index) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-            self.written.remove(&index);
-        }
-        for index in wanted - &self.written {
-            self.map.insert(index, interface_flag::PEER, 0)?;
-            self.written.insert(index);
-        }
-        Ok(())
+        let flags = wanted.iter().map(|&index| (index, interface_flag::PEER)).collect();
+        Ok(self.0.set(&flags)?)
     }
 }

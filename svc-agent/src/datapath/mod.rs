@@ -12,6 +12,7 @@ mod forward;
 mod interfaces;
 mod load;
 pub mod maps;
+mod mirror;
 mod mmap;
 pub mod netfilter;
 mod netlink;

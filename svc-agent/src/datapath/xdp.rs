@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::MapError;
 use svc_common::{Uplink, map, program, uplink_flag};
 
 use super::interfaces::{Interface, XdpState};
 use super::load::Programs;
+use super::mirror::Mirror;
 use super::pin::{LinkName, PinDir, PinError};
 use super::sys::{self, LinkTarget};
 use super::xdp_features::sends_frames;
@@ -96,25 +97,35 @@ pub struct XdpCounts {
 pub struct Express {
     wanted: Xdp,
     pins: PinDir,
-    map: HashMap<MapData, u32, Uplink>,
-    written: BTreeMap<u32, Uplink>,
+    map: Mirror<Uplink>,
     attached: BTreeMap<u32, XdpMode>,
     /// As the interface was when it failed: tried again when that changes.
     failed: BTreeMap<u32, Interface>,
     without: usize,
+    /// Links and drivers have been looked through since an uplink came or went.
+    settled: bool,
+    /// Whether a driver sends frames of other interfaces, where that is known.
+    sends: BTreeMap<u32, bool>,
 }
 
 impl Express {
     /// Takes over what an earlier agent left; changes nothing yet.
     pub fn open(wanted: Xdp, pins: PinDir) -> Result<Self, UplinksError> {
-        let map: HashMap<MapData, u32, Uplink> = Map::HashMap(MapData::from_pin(pins.map(map::UPLINKS))?).try_into()?;
-        let written = map.iter().collect::<Result<_, _>>()?;
-        Ok(Self { wanted, pins, map, written, attached: BTreeMap::new(), failed: BTreeMap::new(), without: 0 })
+        Ok(Self {
+            wanted,
+            map: Mirror::open(&pins, map::UPLINKS)?,
+            pins,
+            attached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            without: 0,
+            settled: false,
+            sends: BTreeMap::new(),
+        })
     }
 
     /// The interface is gone; its index may be used again.
     pub fn forget(&mut self, index: u32) {
-        self.attached.remove(&index);
+        self.settled &= self.attached.remove(&index).is_none();
         self.failed.remove(&index);
     }
 
@@ -122,6 +133,7 @@ impl Express {
     pub fn forget_all(&mut self) {
         self.attached.clear();
         self.failed.clear();
+        self.settled = false;
     }
 
     pub fn counts(&self) -> XdpCounts {
@@ -132,7 +144,9 @@ impl Express {
     /// Makes these interfaces, and no others, carry the program.
     pub fn reconcile(&mut self, programs: &Programs, uplinks: &BTreeMap<u32, &Interface>) -> Result<(), UplinksError> {
         let program = programs.express().and_then(Result::ok);
+        let before = self.attached.len();
         self.attached.retain(|index, _| uplinks.contains_key(index));
+        self.settled &= self.attached.len() == before;
         self.failed.retain(|index, before| uplinks.get(index).is_some_and(|interface| **interface == *before));
         for (&index, &interface) in uplinks {
             if self.attached.contains_key(&index) || self.failed.contains_key(&index) {
@@ -143,6 +157,7 @@ impl Express {
                 Ok(mode) => {
                     tracing::info!(interface = interface.name, index, mode = mode.label(), "XDP attached");
                     self.attached.insert(index, mode);
+                    self.settled = false;
                 }
                 Err(error) => {
                     tracing::warn!(interface = interface.name, index, %error, "no XDP: its packets go through TC only");
@@ -151,8 +166,13 @@ impl Express {
             }
         }
         self.without = if self.wanted == Xdp::Off { 0 } else { uplinks.len() - self.attached.len() };
-        self.write(uplinks)?;
-        self.remove_strays();
+        if !self.settled {
+            self.sends = self.ask_drivers();
+        }
+        self.map.set(&self.entries(uplinks))?;
+        if !self.settled {
+            self.settled = self.remove_strays();
+        }
         Ok(())
     }
 
@@ -213,59 +233,52 @@ impl Express {
         Ok(Some(if state.generic { XdpMode::Generic } else { XdpMode::Native }))
     }
 
-    /// What the programs may know: interfaces that carry them, and no others.
-    fn write(&mut self, uplinks: &BTreeMap<u32, &Interface>) -> Result<(), UplinksError> {
+    /// Which drivers send frames of others. Only matters where there are others.
+    fn ask_drivers(&self) -> BTreeMap<u32, bool> {
+        if self.attached.len() < 2 {
+            return BTreeMap::new();
+        }
         let native = self.attached.iter().filter(|(_, mode)| **mode == XdpMode::Native).map(|(index, _)| *index);
-        let sends: BTreeMap<u32, bool> = if self.attached.len() > 1 {
-            let known = sends_frames(native).unwrap_or_else(|error| {
-                tracing::debug!(%error, "drivers do not say what they can do: no frame goes from one to another");
-                Vec::new()
-            });
-            known.into_iter().collect()
-        } else {
-            BTreeMap::new()
-        };
+        let known = sends_frames(native).unwrap_or_else(|error| {
+            tracing::debug!(%error, "drivers do not say what they can do: no frame goes from one to another");
+            Vec::new()
+        });
+        known.into_iter().collect()
+    }
+
+    /// What the programs may know: interfaces that carry them, and no others.
+    fn entries(&self, uplinks: &BTreeMap<u32, &Interface>) -> BTreeMap<u32, Uplink> {
         let entry = |(&index, &mode): (&u32, &XdpMode)| {
             let [a, b, c, d, e, f] = uplinks.get(&index)?.address?;
             let address = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
             let generic = if mode == XdpMode::Generic { uplink_flag::GENERIC } else { 0 };
-            let sends = if sends.get(&index).copied().unwrap_or(false) { uplink_flag::SENDS } else { 0 };
+            let sends = if self.sends.get(&index).copied().unwrap_or(false) { uplink_flag::SENDS } else { 0 };
             Some((index, Uplink { address, flags: generic | sends }))
         };
-        let wanted: BTreeMap<u32, Uplink> = self.attached.iter().filter_map(entry).collect();
-        let unwanted: Vec<u32> = self.written.keys().filter(|index| !wanted.contains_key(index)).copied().collect();
-        for index in unwanted {
-            match self.map.remove(&index) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-            self.written.remove(&index);
-        }
-        for (index, uplink) in wanted {
-            if self.written.get(&index) != Some(&uplink) {
-                self.map.insert(index, uplink, 0)?;
-                self.written.insert(index, uplink);
-            }
-        }
-        Ok(())
+        self.attached.iter().filter_map(entry).collect()
     }
 
-    /// Links of interfaces that should not have them, ours or an earlier agent's.
-    fn remove_strays(&self) {
+    /// Links of interfaces that should not have them, ours or an earlier agent's. False: some may still be there.
+    fn remove_strays(&self) -> bool {
         let ours = |link: &LinkName| link.program == program::UPLINK_XDP;
         let wanted = |link: &LinkName| link.interface.is_some_and(|index| self.attached.contains_key(&index));
         let links = match self.pins.list_links() {
             Ok(links) => links,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for XDP links that are not wanted any more");
-                return;
+                return false;
             }
         };
+        let mut removed = true;
         for link in links.into_iter().filter(|link| ours(link) && !wanted(link)) {
             match self.pins.unpin_link(&link) {
                 Ok(_) => tracing::info!(index = link.interface, "XDP detached"),
-                Err(error) => tracing::warn!(index = link.interface, %error, "cannot detach XDP"),
+                Err(error) => {
+                    tracing::warn!(index = link.interface, %error, "cannot detach XDP");
+                    removed = false;
+                }
             }
         }
+        removed
     }
 }
