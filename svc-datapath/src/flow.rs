@@ -29,9 +29,9 @@ pub enum PairError {
     TableFull,
 }
 
-/// The key of the packets of the other direction.
+/// The key of the packets of the other direction: this one's tuple after translation, reversed.
 #[inline(always)]
-pub fn peer_key<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
+pub fn peer_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
     FlowKey {
         source: flow.destination,
         destination: flow.source,
@@ -53,9 +53,8 @@ pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flo
         if !to_backend || !opens(tcp_flags) {
             return true;
         }
-        let ended = flow.state & flow_state::CLOSED != 0 || flow.state & BOTH_FIN == BOTH_FIN;
         let answered = flow.state & flow_state::REPLIED != 0;
-        return !ended && (answered || !ended_backend(tables, flow.backend));
+        return !has_ended(flow.state) && (answered || !ended_backend(tables, flow.backend));
     }
     if flow.state & flow_state::CLOSED != 0 {
         return false;
@@ -65,7 +64,12 @@ pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flo
     !to_backend || (!idle && !ended_backend(tables, flow.backend))
 }
 
-const BOTH_FIN: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
+/// Whether a connection in this state is over: reset, or ended from both sides.
+#[inline(always)]
+pub const fn has_ended(state: u8) -> bool {
+    const BOTH_FIN: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
+    state & flow_state::CLOSED != 0 || state & BOTH_FIN == BOTH_FIN
+}
 
 #[inline(always)]
 pub fn ended_backend<T: Tables>(tables: &T, backend: BackendRef) -> bool {
@@ -199,8 +203,7 @@ fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
 fn in_use<A: Address>(key: &FlowKey<A>, reply_key: &FlowKey<A>, existing: &Flow<A>, now: u32) -> bool {
     let owner = peer_key(reply_key, existing);
     let own = owner == *key;
-    let ended = existing.state & flow_state::CLOSED != 0
-        || existing.state & BOTH_FIN == BOTH_FIN
+    let ended = has_ended(existing.state)
         || (key.protocol != Protocol::TCP && now.wrapping_sub(existing.last_seen) > UDP_IDLE_SECONDS);
     !own && !ended
 }

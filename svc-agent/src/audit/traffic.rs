@@ -7,13 +7,12 @@ use std::net::SocketAddr;
 
 use svc_common::{
     AddrV6, AffinityKey, AffinityValue, BackendRef, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Port,
-    SocketKey, SocketValue, flow_op, flow_stage, flow_state, map, socket_fact,
+    SocketKey, SocketValue, flow_op, flow_stage, map, socket_fact,
 };
-use svc_datapath::Address;
+use svc_datapath::{Address, has_ended, peer_key};
 
 use super::published::Published;
 use super::report::Report;
-use crate::observe::flows::other_key;
 use crate::observe::label::{ToIp, socket_address};
 use crate::publish::maps::transport_of;
 
@@ -59,8 +58,8 @@ fn check_flows<A: Address + ToIp + Eq + Hash>(
         if let Some(wrong) = wrong_flow(published, key, flow) {
             report.note("flow", name(), wrong);
         }
-        match flows.get(&other_key(key, flow)) {
-            Some(peer) if other_key(&other_key(key, flow), peer) == *key => {
+        match flows.get(&peer_key(key, flow)) {
+            Some(peer) if peer_key(&peer_key(key, flow), peer) == *key => {
                 let to_backend = |flow: &Flow<A>| flow.ops & flow_op::TO_BACKEND != 0;
                 if to_backend(flow) == to_backend(peer) {
                     report.note("flow-pair", name(), "both flows of its pair have one direction");
@@ -71,7 +70,7 @@ fn check_flows<A: Address + ToIp + Eq + Hash>(
             Some(_) => report.note("flow-pair", name(), "its other direction belongs to another connection"),
             None if forgets => report.counts.half_flows += 1,
             // What took its place was swept first: they end at the same time, but not in the order of the sweep.
-            None if is_over(flow) || is_reply(flow) && may_be_left(published, key, flow) => {
+            None if has_ended(flow.state) || is_reply(flow) && may_be_left(published, key, flow) => {
                 report.counts.superseded_flows += 1;
             }
             None => {
@@ -89,12 +88,7 @@ fn may_be_superseded<A>(published: &Published, key: &FlowKey<A>, flow: &Flow<A>)
 
 /// The connection may have been over before its client began another one.
 fn may_be_left<A>(published: &Published, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-    is_over(flow) || key.protocol != svc_common::Protocol::TCP || published.live(flow.backend).is_none()
-}
-
-fn is_over<A>(flow: &Flow<A>) -> bool {
-    const BOTH: u8 = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
-    flow.state & flow_state::CLOSED != 0 || flow.state & BOTH == BOTH
+    has_ended(flow.state) || key.protocol != svc_common::Protocol::TCP || published.live(flow.backend).is_none()
 }
 
 fn is_reply<A>(flow: &Flow<A>) -> bool {

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::io;
 
-use rtnetlink::packet_core::{NlaBuffer, NlasIterator};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::netlink::attribute;
 
 /// A chain on the FORWARD hook that holds rules or drops what no rule accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,11 +106,6 @@ fn read_chain(message: &[u8]) -> Option<ForwardChain> {
         2 => "ip",
         10 => "ip6",
         _ => return None,
-    };
-    let attribute = |within: &[u8], kind: u16| -> Option<Vec<u8>> {
-        let found =
-            NlasIterator::new(within).filter_map(Result::ok).find(|one: &NlaBuffer<&[u8]>| one.kind() == kind)?;
-        Some(found.value().to_vec())
     };
     let number = |bytes: Vec<u8>| bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();

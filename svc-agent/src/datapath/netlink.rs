@@ -1,12 +1,13 @@
 //! rtnetlink: what interfaces, default routes and addresses there are, and the stream of changes. No decisions.
-//! Neighbours: `interfaces` holds the view, `attach` runs the loop, `tc` sends its requests over the same handle.
+//! Neighbours: `interfaces` holds the view, `attach` runs the loop, `tc` sends its requests over the same handle; `netfilter` and
+//! `xdp_features` speak other families by hand.
 
 use std::io;
 use std::net::IpAddr;
 
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
@@ -208,4 +209,10 @@ fn parse_address(message: &AddressMessage) -> Option<InterfaceAddress> {
         }
     }
     Some(InterfaceAddress { interface: message.header.index, address: address? })
+}
+
+/// One attribute's value, of those of a message that rtnetlink does not know.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let found = NlasIterator::new(attributes).filter_map(Result::ok).find(|one: &NlaBuffer<&[u8]>| one.kind() == kind);
+    found.map(|attribute| attribute.value().to_vec())
 }

@@ -3,8 +3,9 @@
 
 use std::io;
 
-use rtnetlink::packet_core::{NlaBuffer, NlasIterator};
 use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::netlink::attribute;
 
 const NETLINK_GENERIC: isize = 16;
 const GENL_ID_CTRL: u16 = 0x10;
@@ -28,10 +29,10 @@ pub fn sends_frames(interfaces: impl IntoIterator<Item = u32>) -> io::Result<Vec
     let socket = Socket::new(NETLINK_GENERIC)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let family = ask(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, b"netdev\0")?;
-    let family = u16::from_ne_bytes(attribute(&family, CTRL_ATTR_FAMILY_ID)?);
+    let family = u16::from_ne_bytes(number(&family, CTRL_ATTR_FAMILY_ID)?);
     let answer = |index: u32| {
         let device = ask(&socket, family, NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, &index.to_ne_bytes())?;
-        let features = u64::from_ne_bytes(attribute(&device, NETDEV_A_DEV_XDP_FEATURES)?);
+        let features = u64::from_ne_bytes(number(&device, NETDEV_A_DEV_XDP_FEATURES)?);
         Ok((index, features & NETDEV_XDP_ACT_NDO_XMIT != 0))
     };
     interfaces.into_iter().map(answer).collect()
@@ -61,10 +62,8 @@ fn ask(socket: &Socket, family: u16, command: u8, kind: u16, value: &[u8]) -> io
     }
 }
 
-fn attribute<const N: usize>(attributes: &[u8], kind: u16) -> io::Result<[u8; N]> {
-    let found = NlasIterator::new(attributes)
-        .find_map(|attribute: Result<NlaBuffer<&[u8]>, _>| attribute.ok().filter(|attribute| attribute.kind() == kind));
-    found.and_then(|attribute| attribute.value().try_into().ok()).ok_or_else(malformed)
+fn number<const N: usize>(attributes: &[u8], kind: u16) -> io::Result<[u8; N]> {
+    attribute(attributes, kind).and_then(|value| value.try_into().ok()).ok_or_else(malformed)
 }
 
 fn malformed() -> io::Error {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 use svc_common::{BackendRef, Flow, FlowKey, flow_op, flow_state};
+use svc_datapath::{has_ended, peer_key};
 
 use super::label::{Filter, Labels, ProtocolLabel, ServiceLabel, ToIp, socket_address};
 use super::print::{Row, Width, age};
@@ -102,7 +103,7 @@ impl Collector<'_> {
             if flow.ops & flow_op::DIRECT != 0 || flow.service == Flow::<A>::NO_SERVICE {
                 continue;
             }
-            let other = flows.get(&other_key(key, flow));
+            let other = flows.get(&peer_key(key, flow));
             let [source, destination] = [(key.source, key.source_port), (key.destination, key.destination_port)]
                 .map(|(address, port)| socket_address(address.to_ip(), port));
             let [new_source, new_destination] =
@@ -160,24 +161,10 @@ impl Collector<'_> {
     }
 }
 
-/// Key of the other flow of the pair: this one's tuple after translation, reversed.
-pub(crate) fn other_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
-    FlowKey {
-        source: flow.destination,
-        destination: flow.source,
-        source_port: flow.destination_port,
-        destination_port: flow.source_port,
-        protocol: key.protocol,
-        stage: flow.peer_stage,
-        zero: 0,
-    }
-}
-
 fn state_label(state: u8) -> &'static str {
-    let ended = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
-    if state & flow_state::CLOSED != 0 || state & ended == ended {
+    if has_ended(state) {
         "closed"
-    } else if state & ended != 0 {
+    } else if state & (flow_state::FIN_CLIENT | flow_state::FIN_BACKEND) != 0 {
         "closing"
     } else if state & flow_state::REPLIED != 0 {
         "established"

@@ -5,17 +5,17 @@
 
 pub mod rule;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
 use svc_common::{FlowEntry, FlowKey, flow_op, map};
+use svc_datapath::peer_key;
 
 use self::rule::{Life, first_pair, is_forgotten};
 use crate::datapath::maps::{Element, Forgettable, OpenError, Table};
-use crate::observe::flows::other_key;
 use crate::observe::{Shared, monotonic_seconds};
 use crate::publish::MapsError;
 
@@ -143,15 +143,12 @@ impl Sweeper {
 
     /// Old connections of a service that is gone still count.
     fn sweep_counters(&mut self) -> Result<u64, MapsError> {
-        let counted = self.maps.counted()?;
-        let mut used = HashSet::new();
-        self.maps.services(|index, _| {
-            used.insert(index);
-        })?;
         let mut removed = 0;
-        for index in counted.into_iter().filter(|index| !used.contains(index)) {
-            self.maps.remove_counters(index)?;
-            removed += 1;
+        for index in self.maps.counted()? {
+            if !self.maps.is_service(index)? {
+                self.maps.remove_counters(index)?;
+                removed += 1;
+            }
         }
         Ok(removed)
     }
@@ -201,9 +198,9 @@ where
     };
     let first_lives = first.map(|first| flows.get(&first)).transpose()?.flatten().is_some();
     let Some(FlowEntry { flow, .. }) = flows.get(key)? else { return Ok(0) };
-    let peer_key = other_key(key, &flow);
+    let other = peer_key(key, &flow);
     // A flow whose tuple was used again stands alone: its other direction belongs to another connection.
-    let peer = flows.get(&peer_key)?.map(|peer| peer.flow).filter(|peer| other_key(&peer_key, peer) == *key);
+    let peer = flows.get(&other)?.map(|peer| peer.flow).filter(|peer| peer_key(&other, peer) == *key);
     let own = Life::of(key, &flow);
     let life = peer.map_or(own, |peer| own.and(&peer, now));
     let over = match (first, peer) {
@@ -216,7 +213,7 @@ where
         (true, None) => flows.remove(key).map(|()| 1),
         (true, Some(_)) => {
             let to_backend = flow.ops & flow_op::TO_BACKEND != 0;
-            let (forward, reply) = if to_backend { (*key, peer_key) } else { (peer_key, *key) };
+            let (forward, reply) = if to_backend { (*key, other) } else { (other, *key) };
             // In this order: a client's packet that comes in between, or meets only its half afterwards, begins anew. Without
             // the reply it would be sent to a backend whose answers nobody translates.
             flows.remove(&reply)?;

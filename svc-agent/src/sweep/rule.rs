@@ -2,9 +2,7 @@
 //! Times are seconds of CLOCK_MONOTONIC in 32 bits, which wrap around; what lies in the future is a packet newer than `now`.
 
 use svc_common::{Flow, FlowKey, Protocol, flow_op, flow_stage, flow_state};
-use svc_datapath::UDP_IDLE_SECONDS;
-
-use crate::observe::flows::other_key;
+use svc_datapath::{UDP_IDLE_SECONDS, has_ended, peer_key};
 
 /// After RST, or FIN from both sides, late packets may still come: nf_conntrack_tcp_timeout_time_wait.
 pub const ENDED_SECONDS: u32 = 120;
@@ -53,13 +51,11 @@ impl Life {
     /// Nothing will come that needs the flow.
     pub fn is_over(self, timeouts: &Timeouts, now: u32) -> bool {
         let has = |bits| self.state & bits != 0;
-        let both = flow_state::FIN_CLIENT | flow_state::FIN_BACKEND;
-        let ended = has(flow_state::CLOSED) || self.state & both == both;
         let limit = match self.protocol {
-            _ if ended => Some(ENDED_SECONDS),
+            _ if has_ended(self.state) => Some(ENDED_SECONDS),
             Protocol::UDP => Some(UDP_IDLE_SECONDS),
             _ if !has(flow_state::REPLIED) => Some(UNANSWERED_SECONDS),
-            _ if has(both) => timeouts.half_closed,
+            _ if has(flow_state::FIN_CLIENT | flow_state::FIN_BACKEND) => timeouts.half_closed,
             _ => timeouts.established,
         };
         limit.is_some_and(|limit| idle(self.last_seen, now) > limit)
@@ -87,7 +83,7 @@ pub fn first_pair<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<FlowKey<A
     if flow.service != Flow::<A>::NO_SERVICE || flow.ops & flow_op::DIRECT != 0 {
         return None;
     }
-    let to_backend = if flow.ops & flow_op::TO_BACKEND != 0 { *key } else { other_key(key, flow) };
+    let to_backend = if flow.ops & flow_op::TO_BACKEND != 0 { *key } else { peer_key(key, flow) };
     Some(FlowKey {
         source: to_backend.destination,
         destination: to_backend.source,
@@ -206,7 +202,7 @@ mod tests {
             peer_stage: flow_stage::INGRESS,
             ..FlowV4::default()
         };
-        let reply_key = other_key(&key, &flow);
+        let reply_key = peer_key(&key, &flow);
         let reply = FlowV4 {
             source: pod,
             destination: client,

@@ -41,7 +41,12 @@ struct TestRunAttr {
 /// Runs a classifier once; returns what it returned and the frame it left.
 pub fn run(program: BorrowedFd<'_>, frame: &[u8], flags: u32) -> io::Result<(u32, Vec<u8>)> {
     // Room for what a program may append.
-    let mut out = vec![0_u8; frame.len() + 1024];
+    run_once(program, frame, frame.len() + 1024, TestRunAttr { flags, ..TestRunAttr::default() })
+}
+
+/// `room` is for the frame that is left; what `attr` says of a context must outlive the call.
+fn run_once(program: BorrowedFd<'_>, frame: &[u8], room: usize, attr: TestRunAttr) -> io::Result<(u32, Vec<u8>)> {
+    let mut out = vec![0_u8; room];
     let mut attr = TestRunAttr {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         data_size_in: frame.len() as u32,
@@ -49,10 +54,9 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], flags: u32) -> io::Result<(u32
         data_size_out: out.len() as u32,
         data_out: out.as_mut_ptr() as u64,
         repeat: 1,
-        flags,
-        ..TestRunAttr::default()
+        ..attr
     };
-    // SAFETY: both buffers outlive the call and are as long as `attr` says.
+    // SAFETY: both buffers outlive the call and are as long as `attr` says, and so is the caller's context.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
     out.truncate(attr.data_size_out as usize);
     Ok((attr.retval, out))
@@ -72,23 +76,9 @@ struct XdpContext {
 
 /// Runs an XDP program once on a frame from an interface of the caller's network namespace (5.15).
 pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], interface: u32) -> io::Result<(u32, Vec<u8>)> {
-    let mut out = vec![0_u8; frame.len()];
     let context = XdpContext { data_end: frame.len() as u32, ingress_ifindex: interface, ..XdpContext::default() };
-    let mut attr = TestRunAttr {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        data_size_in: frame.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        data_size_out: out.len() as u32,
-        data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
-        ctx_size_in: size_of::<XdpContext>() as u32,
-        ctx_in: &raw const context as u64,
-        ..TestRunAttr::default()
-    };
-    // SAFETY: context and buffers outlive the call and are as long as `attr` says.
-    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
-    out.truncate(attr.data_size_out as usize);
-    Ok((attr.retval, out))
+    let (ctx_size_in, ctx_in) = (size_of::<XdpContext>() as u32, &raw const context as u64);
+    run_once(program, frame, frame.len(), TestRunAttr { ctx_size_in, ctx_in, ..TestRunAttr::default() })
 }
 
 /// Runs a classifier `repeat` times on one packet, each time on what the run before left of it. Returns what the last run

@@ -1,6 +1,7 @@
 //! What programs have written and the agent may take away again, with the published facts that this depends on.
 //! Must not decide what is taken away; `sweep` does.
 
+use std::io;
 use std::path::Path;
 
 use svc_common::{
@@ -24,11 +25,10 @@ pub struct Forgettable {
 impl Forgettable {
     pub fn open_pinned(directory: &Path) -> Result<Self, OpenError> {
         let mut source = Opener(from_directory(directory));
-        let refused = OpenError::refused;
         Ok(Self {
-            flows_v4: Table::new(map::FLOWS_V4, source.data(map::FLOWS_V4)?, true).map_err(refused(map::FLOWS_V4))?,
-            flows_v6: Table::new(map::FLOWS_V6, source.data(map::FLOWS_V6)?, true).map_err(refused(map::FLOWS_V6))?,
-            affinity: Table::new(map::AFFINITY, source.data(map::AFFINITY)?, true).map_err(refused(map::AFFINITY))?,
+            flows_v4: source.lru(map::FLOWS_V4)?,
+            flows_v6: source.lru(map::FLOWS_V6)?,
+            affinity: source.lru(map::AFFINITY)?,
             counters: Counters::open(&mut source)?,
             services: source.mapping(map::SERVICES, Access::ReadOnly)?,
         })
@@ -38,11 +38,20 @@ impl Forgettable {
     pub fn services(&self, mut visit: impl FnMut(u32, &ServiceEntry)) -> Result<(), MapsError> {
         let scanned = self.services.scan::<8>(|index, words| {
             let entry: ServiceEntry = bytemuck::cast(words);
-            if entry.publication.verdict() != Verdict::NONE {
+            if is_published(&entry) {
                 visit(index, &entry);
             }
         });
-        scanned.map_err(|source| MapsError::Refused { map: map::SERVICES, action: "read", source })
+        scanned.map_err(unreadable)
+    }
+
+    /// Whether clients can reach a service with this index.
+    pub fn is_service(&self, index: u32) -> Result<bool, MapsError> {
+        if index >= self.services.entries() {
+            return Ok(false);
+        }
+        let words = self.services.element::<8>(index).map_err(unreadable)?;
+        Ok(is_published(&bytemuck::cast(words)))
     }
 
     /// Indexes of services that have counted anything.
@@ -53,4 +62,12 @@ impl Forgettable {
     pub fn remove_counters(&mut self, index: u32) -> Result<(), MapsError> {
         self.counters.remove(index)
     }
+}
+
+fn is_published(entry: &ServiceEntry) -> bool {
+    entry.publication.verdict() != Verdict::NONE
+}
+
+fn unreadable(source: io::Error) -> MapsError {
+    MapsError::Refused { map: map::SERVICES, action: "read", source }
 }

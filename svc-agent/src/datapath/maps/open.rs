@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, MapError, MapType};
+use aya::maps::{Map, MapData, MapError, MapType, PerCpuArray};
 use svc_common::{
     ADDRESS_FILTER_WORDS, AffinityKey, AffinityValue, BackendEntry, BackendRef, Config, DropReason, FlowEntryV4,
     FlowEntryV6, FlowKeyV4, FlowKeyV6, FragmentKey, FragmentPorts, FrontendKeyV4, FrontendKeyV6, HeldFragment, HeldKey,
     ServiceCounters, ServiceEntry, ServiceName, SocketKey, SocketValue, map,
 };
 
+use super::table::{Element, Table};
 use crate::datapath::mmap::{Access, ArrayMapping};
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -59,13 +60,17 @@ const fn array<V>(name: &'static str, max_entries: Option<u32>) -> Shape {
     Shape { name, kind: MapType::Array, key_size: 4, value_size: size_of::<V>() as u32, max_entries, mmapable: true }
 }
 
+const fn per_cpu_array<V>(name: &'static str, max_entries: Option<u32>) -> Shape {
+    Shape { kind: MapType::PerCpuArray, mmapable: false, ..array::<V>(name, max_entries) }
+}
+
 const fn hash<K, V>(name: &'static str, kind: MapType) -> Shape {
     let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
     Shape { name, kind, key_size, value_size, max_entries: None, mmapable: false }
 }
 
 /// Every map that this crate opens by name. EVENTS is opened as a ring buffer only where it is listened to.
-pub const SHAPES: [Shape; 17] = [
+pub const SHAPES: [Shape; 18] = [
     array::<Config>(map::CONFIG, Some(1)),
     array::<u64>(map::ADDRESS_FILTER, Some(ADDRESS_FILTER_WORDS)),
     array::<ServiceEntry>(map::SERVICES, None),
@@ -75,28 +80,15 @@ pub const SHAPES: [Shape; 17] = [
     hash::<FrontendKeyV6, u32>(map::FRONTENDS_V6, MapType::Hash),
     hash::<u32, ServiceName>(map::SERVICE_NAMES, MapType::Hash),
     hash::<u32, ServiceCounters>(map::SERVICE_COUNTERS, MapType::PerCpuHash),
-    Shape {
-        name: map::SERVICE_COUNTERS_FIRST,
-        kind: MapType::PerCpuArray,
-        key_size: 4,
-        value_size: size_of::<ServiceCounters>() as u32,
-        max_entries: None,
-        mmapable: false,
-    },
+    per_cpu_array::<ServiceCounters>(map::SERVICE_COUNTERS_FIRST, None),
     hash::<FlowKeyV4, FlowEntryV4>(map::FLOWS_V4, MapType::LruHash),
     hash::<FlowKeyV6, FlowEntryV6>(map::FLOWS_V6, MapType::LruHash),
     hash::<AffinityKey, AffinityValue>(map::AFFINITY, MapType::LruHash),
     hash::<SocketKey, SocketValue>(map::SOCKETS, MapType::LruHash),
     hash::<FragmentKey, FragmentPorts>(map::FRAGMENTS, MapType::LruHash),
     hash::<HeldKey, HeldFragment>(map::HELD_FRAGMENTS, MapType::LruHash),
-    Shape {
-        name: map::DROP_COUNTERS,
-        kind: MapType::PerCpuArray,
-        key_size: 4,
-        value_size: 8,
-        max_entries: Some(DropReason::COUNT),
-        mmapable: false,
-    },
+    per_cpu_array::<u64>(map::DROP_COUNTERS, Some(DropReason::COUNT)),
+    per_cpu_array::<u64>(map::EXPRESS_COUNTER, Some(1)),
 ];
 
 /// Refuses a map that is not what this build expects.
@@ -130,6 +122,14 @@ impl<F: FnMut(&'static str) -> Result<MapData, OpenError>> Opener<F> {
             check_shape(shape, &data)?;
         }
         Ok(data)
+    }
+
+    pub fn lru<K: Element, V: Element>(&mut self, name: &'static str) -> Result<Table<K, V>, OpenError> {
+        Table::new(name, self.data(name)?, true).map_err(OpenError::refused(name))
+    }
+
+    pub fn per_cpu<V: aya::Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<MapData, V>, OpenError> {
+        Map::PerCpuArray(self.data(name)?).try_into().map_err(OpenError::refused(name))
     }
 
     pub fn mapping(&mut self, name: &'static str, access: Access) -> Result<ArrayMapping, OpenError> {

@@ -36,23 +36,16 @@ pub struct Traffic {
 impl Traffic {
     pub fn open_pinned(directory: &Path) -> Result<Self, OpenError> {
         let mut source = Opener(from_directory(directory));
-        let refused = OpenError::refused;
         Ok(Self {
-            flows_v4: Table::new(map::FLOWS_V4, source.data(map::FLOWS_V4)?, true).map_err(refused(map::FLOWS_V4))?,
-            flows_v6: Table::new(map::FLOWS_V6, source.data(map::FLOWS_V6)?, true).map_err(refused(map::FLOWS_V6))?,
-            affinity: Table::new(map::AFFINITY, source.data(map::AFFINITY)?, true).map_err(refused(map::AFFINITY))?,
-            sockets: Table::new(map::SOCKETS, source.data(map::SOCKETS)?, true).map_err(refused(map::SOCKETS))?,
-            fragments: Table::new(map::FRAGMENTS, source.data(map::FRAGMENTS)?, true)
-                .map_err(refused(map::FRAGMENTS))?,
-            held_fragments: Table::new(map::HELD_FRAGMENTS, source.data(map::HELD_FRAGMENTS)?, true)
-                .map_err(refused(map::HELD_FRAGMENTS))?,
+            flows_v4: source.lru(map::FLOWS_V4)?,
+            flows_v6: source.lru(map::FLOWS_V6)?,
+            affinity: source.lru(map::AFFINITY)?,
+            sockets: source.lru(map::SOCKETS)?,
+            fragments: source.lru(map::FRAGMENTS)?,
+            held_fragments: source.lru(map::HELD_FRAGMENTS)?,
             service_counters: Counters::open(&mut source)?,
-            drop_counters: Map::PerCpuArray(source.data(map::DROP_COUNTERS)?)
-                .try_into()
-                .map_err(refused(map::DROP_COUNTERS))?,
-            express_counter: Map::PerCpuArray(source.data(map::EXPRESS_COUNTER)?)
-                .try_into()
-                .map_err(refused(map::EXPRESS_COUNTER))?,
+            drop_counters: source.per_cpu(map::DROP_COUNTERS)?,
+            express_counter: source.per_cpu(map::EXPRESS_COUNTER)?,
         })
     }
 
@@ -111,18 +104,14 @@ impl Traffic {
 
     /// Sums over all CPUs, of every reason.
     pub fn drop_counters(&self) -> Result<Vec<(DropReason, u64)>, MapsError> {
-        let read = |reason: &DropReason| {
-            let cpus = self.drop_counters.get(&(*reason as u32), 0);
-            let cpus = cpus.map_err(|error| maps_error(map::DROP_COUNTERS, "read", error))?;
-            Ok((*reason, cpus.iter().sum()))
-        };
+        let read =
+            |reason: &DropReason| Ok((*reason, sum_at(&self.drop_counters, *reason as u32, map::DROP_COUNTERS)?));
         DropReason::ALL.iter().map(read).collect()
     }
 
     /// Packets that XDP sent on past the stack.
     pub fn express_packets(&self) -> Result<u64, MapsError> {
-        let cpus = self.express_counter.get(&0, 0);
-        Ok(cpus.map_err(|error| maps_error(map::EXPRESS_COUNTER, "read", error))?.iter().sum())
+        sum_at(&self.express_counter, 0, map::EXPRESS_COUNTER)
     }
 
     /// The ring buffer of [`svc_common::Event`]. It has one reader; programs write to it only until
@@ -131,4 +120,10 @@ impl Traffic {
         let data = from_directory(directory)(map::EVENTS)?;
         Map::RingBuf(data).try_into().map_err(OpenError::refused(map::EVENTS))
     }
+}
+
+/// Over all CPUs.
+fn sum_at(counters: &PerCpuArray<MapData, u64>, index: u32, map: &'static str) -> Result<u64, MapsError> {
+    let cpus = counters.get(&index, 0).map_err(|error| maps_error(map, "read", error))?;
+    Ok(cpus.iter().sum())
 }
