@@ -52,17 +52,44 @@ pub fn begin<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
             Destination::NoService => {}
         }
     }
-    if side == Side::Pod && class & address_class::BACKEND != 0 {
-        // A pod talks straight to some backend's address. Its tuple is written down, so that a Service connection
-        // from the same port to the same backend gets another port; if that one came first, this one gets another.
+    if class & address_class::BACKEND != 0
+        && let Some(ports) = tracks(tables, side, &headers.key)
+    {
         entry.flow.ops |= flow_op::DIRECT;
         // If that fails: not our connection, better untracked than not at all.
-        return match flow::insert_pair(tables, &headers.key, entry, SourcePort::Keep, now) {
+        return match flow::insert_pair(tables, &headers.key, entry, ports, now) {
             Ok(()) => Begun::Flow,
             Err(_) => Begun::Done(Action::Pass),
         };
     }
     Begun::Done(Action::Pass)
+}
+
+/// Somebody talks straight to some backend's address: whether that is written down, and by which port the backend sees it.
+///
+/// A pod's tuple is, so that a Service connection from the same port to the same backend gets another one; if that came
+/// first, this one does. Of clients elsewhere there are too many: their Service connections never keep a port that they may use
+/// here, and only who meets a tuple made that way gets another.
+#[inline(always)]
+fn tracks<A: Address, T: FamilyTables<A>>(tables: &T, side: Side, key: &FlowKey<A>) -> Option<SourcePort> {
+    match side {
+        Side::Pod => Some(SourcePort::Keep),
+        Side::Uplink => is_taken(tables, key).then_some(SourcePort::Replace),
+    }
+}
+
+/// Whether replies to an untranslated packet of this tuple would be taken for those of another connection.
+#[inline(always)]
+pub fn is_taken<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>) -> bool {
+    let replies = FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        stage: flow_stage::EGRESS,
+        ..*key
+    };
+    tables.flow(&replies).is_some_and(|flow| flow.ops & flow_op::TO_BACKEND == 0)
 }
 
 /// Makes the flows for a connection that the node itself begins, with socket hooks off. Out of line, as
@@ -92,7 +119,8 @@ pub fn begin_from_node<A: Refuse, P: Packet, T: Tables + FamilyTables<A>>(
     }
     entry.flow.ops |= flow_op::ADDRESSES | flow_op::REROUTE;
     entry.flow.peer_stage = flow_stage::INGRESS;
-    enter(tables, headers, entry, SourcePort::Keep, now)
+    // Its own connections straight to the backend are not in the table.
+    enter(tables, headers, entry, SourcePort::Replace, now)
 }
 
 /// TCP (or SCTP) in mid-stream without a flow: its connection was made before this dataplane, by another one, whose connection
@@ -140,8 +168,11 @@ fn connect<A: Address, T: Tables + FamilyTables<A>>(
     entry.flow.ops |= flow_op::ADDRESSES;
     let hairpin = entry.flow.destination == key.source;
     let node: A = tables.node_address();
-    if (hairpin || needs_masquerade(tables, side, key)) && node.is_unspecified() {
-        return Begun::Done(refuse_connection(tables, headers, entry.flow.service, DropReason::NoNodeAddress));
+    if hairpin || needs_masquerade(tables, side, key) {
+        if node.is_unspecified() {
+            return Begun::Done(refuse_connection(tables, headers, entry.flow.service, DropReason::NoNodeAddress));
+        }
+        ports = SourcePort::Replace;
     }
     if hairpin {
         // A pod does not answer itself through the node: it is shown the node's address, and both directions turn
@@ -149,7 +180,6 @@ fn connect<A: Address, T: Tables + FamilyTables<A>>(
         entry.flow.source = node;
         entry.flow.ops |= flow_op::TURN_BACK;
         entry.flow.peer_stage = flow_stage::INGRESS;
-        ports = SourcePort::AboveLocalRange;
     }
     enter(tables, headers, entry, ports, now)
 }
@@ -190,7 +220,7 @@ pub fn masquerade<A: Address, T: Tables + FamilyTables<A>>(
     // Whoever resets the client does so in the first pair.
     entry.flow.ops &= !flow_op::RESET_WHEN_GONE;
     entry.flow.peer_stage = flow_stage::INGRESS;
-    match flow::insert_pair(tables, &headers.key, entry, SourcePort::AboveLocalRange, now) {
+    match flow::insert_pair(tables, &headers.key, entry, SourcePort::Keep, now) {
         Ok(()) => Action::Pass,
         Err(error) => {
             // Without the second pair the first must not be used: the next packet begins anew.

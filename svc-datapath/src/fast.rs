@@ -5,6 +5,7 @@
 use svc_common::{AddrV4, AddrV6, DropReason, Flow, Hop, Protocol, address_class, flow_op, flow_stage};
 
 use crate::address::Address;
+use crate::begin::is_taken;
 use crate::direct::{HopLimit, leads_straight, next_hop, returns_straight};
 use crate::flow;
 use crate::gone::is_to_be_reset;
@@ -50,7 +51,8 @@ impl<A: ParseNetwork + RewriteNetwork + HopLimit> Known for A {}
 #[inline(always)]
 fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut P, tables: &T, side: Side) -> Fast {
     let Some(mut headers) = A::parse_network(packet, flow_stage::INGRESS) else { return PASS };
-    let concerned = tables.address_class(headers.key.destination) != 0;
+    let class = tables.address_class(headers.key.destination);
+    let concerned = class != 0;
     let may_reply =
         tables.forwards_directly() && tables.address_class(headers.key.source) & address_class::BACKEND != 0;
     if !concerned && !may_reply {
@@ -96,7 +98,15 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
     }
     // TCP in mid-stream: its connection is another dataplane's, or none.
     let mid_stream = headers.key.protocol == Protocol::TCP && !opens(headers.tcp_flags);
-    if mid_stream || !concerned { PASS } else { Fast::Slow }
+    if mid_stream || !concerned {
+        return PASS;
+    }
+    // What other machines send straight to backends here, all day long.
+    headers.key.stage = flow_stage::INGRESS;
+    if side == Side::Uplink && class & address_class::FRONTEND == 0 && !is_taken(tables, &headers.key) {
+        return PASS;
+    }
+    Fast::Slow
 }
 
 #[inline(always)]

@@ -13,13 +13,17 @@ pub const UDP_IDLE_SECONDS: u32 = 180;
 /// Source ports tried before a new connection is given up.
 const PORT_ATTEMPTS: usize = 8;
 
-/// Where replacement source ports come from.
+/// As many of them lie above the range that sockets get their ports from (net.ipv4.ip_local_port_range ends at 60999 by
+/// default): connections that we see nothing of do not use them. The others are for when those run out.
+const ATTEMPTS_ABOVE_LOCAL_RANGE: usize = 5;
+
+/// The source port by which the backend is to know a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum SourcePort {
     /// The client's own, another one only if it is taken.
     Keep,
-    /// The address is the node's: its own sockets live below (net.ipv4.ip_local_port_range ends at 60999 by default).
-    AboveLocalRange,
+    /// Another one: not every connection that the client's own may belong to is in the table.
+    Replace,
 }
 
 /// A new connection could not be entered into the flow table.
@@ -135,7 +139,7 @@ pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
     ports: SourcePort,
     now: u32,
 ) -> Result<(), PairError> {
-    if ports == SourcePort::AboveLocalRange && key.protocol != Protocol::SCTP {
+    if ports == SourcePort::Replace && key.protocol != Protocol::SCTP {
         entry.flow.source_port = port_above_local_range(tables.random());
     }
     // There is room for one flow: it lends its memory to the reply, and its own tuple is kept, reversed, in the
@@ -147,7 +151,7 @@ pub fn insert_pair<A: Address, T: Tables + FamilyTables<A>>(
     set_tuple(flow, key.destination, key.source, key.destination_port, key.source_port);
     flow.ops = ops & !(flow_op::TO_BACKEND | flow_op::RESET_WHEN_GONE);
     flow.peer_stage = key.stage;
-    let entered = insert_reply(tables, key, &mut reply_key, entry, ports, now);
+    let entered = insert_reply(tables, key, &mut reply_key, entry, now);
     let flow = &mut entry.flow;
     set_tuple(flow, reply_key.destination, reply_key.source, reply_key.destination_port, reply_key.source_port);
     flow.ops = ops;
@@ -171,10 +175,9 @@ fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
     key: &FlowKey<A>,
     reply_key: &mut FlowKey<A>,
     reply: &FlowEntry<A>,
-    ports: SourcePort,
     now: u32,
 ) -> Result<(), PairError> {
-    for _ in 0..PORT_ATTEMPTS {
+    for attempt in 1..=PORT_ATTEMPTS {
         let entered = match tables.insert_flow(reply_key, reply, false) {
             Err(InsertError::Exists) => match tables.flow(reply_key) {
                 Some(existing) if !in_use(key, reply_key, &existing, now) => tables.insert_flow(reply_key, reply, true),
@@ -188,9 +191,9 @@ fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
             Err(InsertError::Exists) if key.protocol == Protocol::SCTP => return Err(PairError::PortsExhausted),
             Err(InsertError::Exists) => {
                 let random = tables.random();
-                reply_key.destination_port = match ports {
-                    SourcePort::Keep => port_unprivileged(random),
-                    SourcePort::AboveLocalRange => port_above_local_range(random),
+                reply_key.destination_port = match attempt <= ATTEMPTS_ABOVE_LOCAL_RANGE {
+                    true => port_above_local_range(random),
+                    false => port_unprivileged(random),
                 };
             }
         }

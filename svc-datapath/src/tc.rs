@@ -92,7 +92,8 @@ fn ingress_family<A: Translated, P: Packet, T: Tables + FamilyTables<A>>(
         },
     }
     let action = forward(packet, tables, &headers, &entry.flow, now);
-    if begun && action == Action::Pass && needs_masquerade(tables, side, &headers.key) {
+    let to_service = begun && entry.flow.ops & flow_op::DIRECT == 0;
+    if to_service && action == Action::Pass && needs_masquerade(tables, side, &headers.key) {
         return masquerade(tables, &mut headers, entry, now);
     }
     action

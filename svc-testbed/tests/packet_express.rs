@@ -90,7 +90,7 @@ fn connections_that_are_not_settled_are_left() {
         check(&talk, "no answer", &request, &fresh, Express::Pass);
         // One of its flows gave way to others.
         for (stage, from, to) in
-            [(0, talk.client.to_owned(), talk.service.to_owned()), (1, talk.client.to_owned(), talk.pod.to_owned())]
+            [(0, talk.client.to_owned(), talk.service.to_owned()), (1, talk.between(port), talk.pod.to_owned())]
         {
             let mut tables = settled.clone();
             let [source, destination] = [from, to].map(|end| end.parse().unwrap());

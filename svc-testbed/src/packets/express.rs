@@ -169,6 +169,12 @@ impl Talk {
         format!("{}:{port}", self.node)
     }
 
+    /// The client between its two pairs of flows, by the same port.
+    pub fn between(&self, port: u16) -> String {
+        let (address, _) = self.client.rsplit_once(':').expect("an address with a port");
+        format!("{address}:{port}")
+    }
+
     pub fn frame(&self, from: &str, to: &str) -> Frame {
         match self.protocol {
             Protocol::TCP => tcp(from, to).ack(101, 501).payload(b"something to say"),

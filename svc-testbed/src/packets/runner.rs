@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use etherparse::{SlicedPacket, TransportSlice};
+use etherparse::{IpNumber, SlicedPacket, TransportSlice};
 
 use super::case::{CHOSEN, Case, Hook, Outcome, Output, PacketStep, Step, resolve};
 use super::frame::Checksums;
@@ -156,13 +156,12 @@ fn chosen_in(expected: &[String], actual: &[String]) -> Option<u16> {
     })
 }
 
-/// Source port of a TCP or UDP frame.
+/// Source port of a TCP or UDP frame, also of the first fragment of one.
 pub fn source_port(frame: &[u8]) -> Option<u16> {
-    match SlicedPacket::from_ethernet(frame).ok()?.transport? {
-        TransportSlice::Tcp(tcp) => Some(tcp.source_port()),
-        TransportSlice::Udp(udp) => Some(udp.source_port()),
-        _ => None,
-    }
+    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+    let transport = sliced.ip_payload()?;
+    let has_ports = matches!(transport.ip_number, IpNumber::TCP | IpNumber::UDP);
+    transport.payload.first_chunk().filter(|_| has_ports).map(|port| u16::from_be_bytes(*port))
 }
 
 fn with_placeholder(line: &str, chosen: Option<u16>) -> String {

@@ -12,6 +12,7 @@ use crate::packets::world::{Change, World};
 const CLIENT_CHOSEN: &str = "10.244.3.5:CHOSEN";
 const OTHER: &str = "10.96.7.7:80";
 const THIRD: &str = "10.96.8.8:80";
+const FOURTH: &str = "10.96.9.9:80";
 
 const SERVICE_FIRST: &str = "
     + flow ingress tcp 10.244.3.5:40000 > 10.110.110.219:80 => 10.244.3.5:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
@@ -190,9 +191,10 @@ fn v6() -> Case {
 fn exhausted() -> Case {
     const ALWAYS: u32 = 0x5555;
     let world = world().forward(Protocol::TCP, OTHER, &[POD_1]).forward(Protocol::TCP, THIRD, &[POD_1]);
+    let world = world.forward(Protocol::TCP, FOURTH, &[POD_1]);
     let second: Frame = tcp(CLIENT_CHOSEN, POD_1).syn(300);
-    case("clash: every port that was tried is taken", &world)
-        .random(&[ALWAYS; 16])
+    case("clash: every port that was tried is taken, above the range of sockets and below", &world)
+        .random(&[ALWAYS; 24])
         .native_only("the kernel's dice never fall alike so many times")
         .at(PodIngress, tcp(CLIENT, NGINX).syn(100))
         .becomes(tcp(CLIENT, POD_1).syn(100))
@@ -205,9 +207,16 @@ fn exhausted() -> Case {
              service 2: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .at(PodIngress, tcp(CLIENT, THIRD).syn(600))
+        .becomes(tcp("10.244.3.5:22527", POD_1).syn(600))
+        .changes(
+            "+ flow ingress tcp 10.244.3.5:40000 > 10.96.8.8:80 => 10.244.3.5:22527 > 10.244.3.46:8080, backend 3, service 3, to_backend addresses, peer egress []
+             + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:22527 => 10.96.8.8:80 > 10.244.3.5:40000, backend 3, service 3, addresses, peer ingress []
+             service 3: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
+        )
+        .at(PodIngress, tcp(CLIENT, FOURTH).syn(600))
         .is_dropped(DropReason::SourcePortsExhausted)
         .changes(
-            "service 3: rejected +1
+            "service 4: rejected +1
              drops: source_ports_exhausted +1",
         )
 }

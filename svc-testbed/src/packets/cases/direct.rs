@@ -148,12 +148,12 @@ pub fn cases() -> Vec<Case> {
         .random(&[dice(0, 1), 0])
         .meanwhile(vec![peer(POD_1, 7)])
         .at(UplinkIngress, tcp(OUTSIDE, NGINX).syn(1))
-        .becomes(tcp(OUTSIDE, POD_1).syn(1))
+        .becomes(tcp("192.0.2.9:61000", POD_1).syn(1))
         .changes(
-            "+ flow ingress tcp 192.0.2.9:40000 > 10.110.110.219:80 => 192.0.2.9:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:40000 => 10.110.110.219:80 > 192.0.2.9:40000, backend 1, service 1, addresses, peer ingress []
-             + flow egress tcp 192.0.2.9:40000 > 10.244.3.46:8080 => 10.0.0.1:61000 > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
-             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:61000 => 10.244.3.46:8080 > 192.0.2.9:40000, backend 1, no service, addresses, peer egress []
+            "+ flow ingress tcp 192.0.2.9:40000 > 10.110.110.219:80 => 192.0.2.9:61000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:61000 => 10.110.110.219:80 > 192.0.2.9:40000, backend 1, service 1, addresses, peer ingress []
+             + flow egress tcp 192.0.2.9:61000 > 10.244.3.46:8080 => 10.0.0.1:61000 > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:61000 => 10.244.3.46:8080 > 192.0.2.9:61000, backend 1, no service, addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         ),
     ]

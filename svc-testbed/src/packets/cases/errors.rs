@@ -154,9 +154,9 @@ fn outside() -> Case {
     const OUTSIDE: &str = "192.0.2.9:5000";
     const REMOTE: &str = "10.244.7.9:8080";
     const NODE: &str = "10.0.0.1";
-    // Dice that choose port 61000 for the node.
+    // Dice that choose port 61000.
     let world = World::new().forward(Protocol::TCP, NGINX, &[REMOTE]);
-    let (asked, sent) = (tcp(OUTSIDE, NGINX).syn(100), tcp(OUTSIDE, REMOTE).syn(100));
+    let (asked, sent) = (tcp(OUTSIDE, NGINX).syn(100), tcp("192.0.2.9:61000", REMOTE).syn(100));
     let masqueraded = tcp("10.0.0.1:61000", REMOTE).syn(100);
     case("errors: about a packet of a client outside", &world)
         .native_only("the quote needs to know the port that the node chose")
@@ -164,10 +164,10 @@ fn outside() -> Case {
         .at(UplinkIngress, asked.clone())
         .becomes(sent.clone())
         .changes(
-            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:5000 > 10.244.7.9:8080, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress tcp 10.244.7.9:8080 > 192.0.2.9:5000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
-             + flow egress tcp 192.0.2.9:5000 > 10.244.7.9:8080 => 10.0.0.1:61000 > 10.244.7.9:8080, backend 1, no service, to_backend addresses, peer ingress []
-             + flow ingress tcp 10.244.7.9:8080 > 10.0.0.1:61000 => 10.244.7.9:8080 > 192.0.2.9:5000, backend 1, no service, addresses, peer egress []
+            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:61000 > 10.244.7.9:8080, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress tcp 10.244.7.9:8080 > 192.0.2.9:61000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
+             + flow egress tcp 192.0.2.9:61000 > 10.244.7.9:8080 => 10.0.0.1:61000 > 10.244.7.9:8080, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress tcp 10.244.7.9:8080 > 10.0.0.1:61000 => 10.244.7.9:8080 > 192.0.2.9:61000, backend 1, no service, addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .then_at(UplinkEgress)

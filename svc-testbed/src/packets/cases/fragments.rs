@@ -11,6 +11,8 @@ use crate::packets::world::{Change, NODE_V4, World};
 const DNS_V6: &str = "[fd00:10:96::a]:53";
 const DNS_POD_V6: &str = "[fd00:10:244:3::2]:53";
 const OUTSIDE: &str = "192.0.2.9:5000";
+/// As it is known between its two pairs of flows.
+const BETWEEN: &str = "192.0.2.9:CHOSEN";
 
 const OPENED: &str = "
     + flow ingress udp 10.244.3.5:40000 > 10.96.0.10:53 => 10.244.3.5:40000 > 10.244.3.2:53, backend 1, service 1, to_backend addresses, peer egress []
@@ -174,21 +176,21 @@ fn outside_reversed() -> Case {
         .waits()
         .changes("- held ingress udp 192.0.2.9 > 10.96.0.10 id 7 number 0")
         .at(UplinkIngress, first(OUTSIDE, DNS))
-        .becomes(first(OUTSIDE, DNS_POD))
+        .becomes(first(BETWEEN, DNS_POD))
         .changes(
-            "+ flow ingress udp 192.0.2.9:5000 > 10.96.0.10:53 => 192.0.2.9:5000 > 10.244.3.2:53, backend 1, service 1, to_backend addresses, peer egress []
-             + flow egress udp 10.244.3.2:53 > 192.0.2.9:5000 => 10.96.0.10:53 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
-             + flow egress udp 192.0.2.9:5000 > 10.244.3.2:53 => 10.0.0.1:CHOSEN > 10.244.3.2:53, backend 1, no service, to_backend addresses, peer ingress []
-             + flow ingress udp 10.244.3.2:53 > 10.0.0.1:CHOSEN => 10.244.3.2:53 > 192.0.2.9:5000, backend 1, no service, addresses, peer egress []
+            "+ flow ingress udp 192.0.2.9:5000 > 10.96.0.10:53 => 192.0.2.9:CHOSEN > 10.244.3.2:53, backend 1, service 1, to_backend addresses, peer egress []
+             + flow egress udp 10.244.3.2:53 > 192.0.2.9:CHOSEN => 10.96.0.10:53 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
+             + flow egress udp 192.0.2.9:CHOSEN > 10.244.3.2:53 => 10.0.0.1:CHOSEN > 10.244.3.2:53, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress udp 10.244.3.2:53 > 10.0.0.1:CHOSEN => 10.244.3.2:53 > 192.0.2.9:CHOSEN, backend 1, no service, addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +44",
         )
         .at(PodEgress, last(OUTSIDE, DNS_POD))
         .waits()
         .changes("+ held egress udp 192.0.2.9 > 10.244.3.2 id 7 number 0 => 34 bytes")
-        .at(PodEgress, first(OUTSIDE, DNS_POD))
+        .at(PodEgress, first(BETWEEN, DNS_POD))
         .waits()
         .changes("- held egress udp 192.0.2.9 > 10.244.3.2 id 7 number 0")
-        .at(PodEgress, first(OUTSIDE, DNS_POD))
+        .at(PodEgress, first(BETWEEN, DNS_POD))
         .becomes(first(AS_NODE, DNS_POD))
         .at(PodEgress, last(OUTSIDE, DNS_POD))
         .becomes(last(NODE_V4, DNS_POD))
@@ -199,9 +201,9 @@ fn outside_reversed() -> Case {
         .waits()
         .changes("- held ingress udp 10.244.3.2 > 10.0.0.1 id 7 number 0")
         .at(PodIngress, first(DNS_POD, AS_NODE))
-        .becomes(first(DNS_POD, OUTSIDE))
+        .becomes(first(DNS_POD, BETWEEN))
         .changes(
-            "~ flow egress udp 192.0.2.9:5000 > 10.244.3.2:53 [replied]
+            "~ flow egress udp 192.0.2.9:CHOSEN > 10.244.3.2:53 [replied]
              ~ flow ingress udp 10.244.3.2:53 > 10.0.0.1:CHOSEN [replied]",
         )
         .at(PodIngress, last(DNS_POD, NODE_V4))

@@ -118,10 +118,10 @@ fn node() -> Case {
     case("gone: the node's own connections", &start)
         .native_only("a test run has no routes to send the packet by")
         .at(UplinkEgress, tcp(node, NGINX).syn(100))
-        .is_redirected_as(tcp(node, POD_1).syn(100))
+        .is_redirected_as(tcp("10.0.0.1:CHOSEN", POD_1).syn(100))
         .changes(
-            "+ flow egress tcp 10.0.0.1:40000 > 10.110.110.219:80 => 10.0.0.1:40000 > 10.244.3.46:8080, backend 1, service 1, to_backend reroute addresses reset_when_gone, peer ingress []
-             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 => 10.110.110.219:80 > 10.0.0.1:40000, backend 1, service 1, reroute addresses, peer egress []
+            "+ flow egress tcp 10.0.0.1:40000 > 10.110.110.219:80 => 10.0.0.1:CHOSEN > 10.244.3.46:8080, backend 1, service 1, to_backend reroute addresses reset_when_gone, peer ingress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN => 10.110.110.219:80 > 10.0.0.1:40000, backend 1, service 1, reroute addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .meanwhile(gone)
@@ -129,34 +129,34 @@ fn node() -> Case {
         .is_answered_with(|_| reset(NGINX, node, 501, None))
         .changes(
             "~ flow egress tcp 10.0.0.1:40000 > 10.110.110.219:80 [closed]
-             ~ flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:40000 [closed]
+             ~ flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN [closed]
              drops: endpoint_gone +1",
         )
 }
 
 fn outside() -> Case {
-    let client = "192.0.2.9:5000";
+    let (client, between) = ("192.0.2.9:5000", "192.0.2.9:CHOSEN");
     let mut world = World::new().forward(Protocol::TCP, NGINX, &[POD_1]).reset_when_gone();
     let start = world.clone();
     let gone = world.end_backend(1);
     case("gone: a client outside is reset where it comes in", &start)
         .at(UplinkIngress, tcp(client, NGINX).syn(100))
-        .becomes(tcp(client, POD_1).syn(100))
+        .becomes(tcp(between, POD_1).syn(100))
         .changes(
-            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:5000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses reset_when_gone, peer egress []
-             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:5000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
-             + flow egress tcp 192.0.2.9:5000 > 10.244.3.46:8080 => 10.0.0.1:CHOSEN > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
-             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN => 10.244.3.46:8080 > 192.0.2.9:5000, backend 1, no service, addresses, peer egress []
+            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:CHOSEN > 10.244.3.46:8080, backend 1, service 1, to_backend addresses reset_when_gone, peer egress []
+             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:CHOSEN => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress []
+             + flow egress tcp 192.0.2.9:CHOSEN > 10.244.3.46:8080 => 10.0.0.1:CHOSEN > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN => 10.244.3.46:8080 > 192.0.2.9:CHOSEN, backend 1, no service, addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .meanwhile(gone)
-        .at(PodEgress, tcp(client, POD_1).ack(101, 501))
+        .at(PodEgress, tcp(between, POD_1).ack(101, 501))
         .becomes(tcp("10.0.0.1:CHOSEN", POD_1).ack(101, 501))
         .at(UplinkIngress, tcp(client, NGINX).ack(101, 501))
         .is_answered_with(|_| reset(NGINX, client, 501, None))
         .changes(
             "~ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 [closed]
-             ~ flow egress tcp 10.244.3.46:8080 > 192.0.2.9:5000 [closed]
+             ~ flow egress tcp 10.244.3.46:8080 > 192.0.2.9:CHOSEN [closed]
              drops: endpoint_gone +1",
         )
 }

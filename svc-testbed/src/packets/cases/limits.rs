@@ -4,7 +4,7 @@ use svc_common::{DropReason, Protocol};
 
 use super::cast::*;
 use crate::packets::case::Hook::*;
-use crate::packets::case::{Case, case};
+use crate::packets::case::{Case, case, dice};
 use crate::packets::frame::{tcp, udp};
 use crate::packets::world::{Change, World};
 
@@ -59,27 +59,28 @@ fn full_for_masquerade() -> Case {
     let client = "192.0.2.9:5000";
     case("limits: a connection from outside that failed half way begins anew with the next SYN", &world())
         .native_only(ONLY_LRU)
+        .random(&[dice(0, 1), 0, dice(0, 1), 0])
         .meanwhile(vec![Change::FlowCapacity(2)])
         .at(UplinkIngress, tcp(client, NGINX).syn(100))
         .is_dropped(DropReason::FlowTableFull)
         .changes(
-            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:5000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress [closed]
-             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:5000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress [closed]
+            "+ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 => 192.0.2.9:61000 > 10.244.3.46:8080, backend 1, service 1, to_backend addresses, peer egress [closed]
+             + flow egress tcp 10.244.3.46:8080 > 192.0.2.9:61000 => 10.110.110.219:80 > 192.0.2.9:5000, backend 1, service 1, addresses, peer ingress [closed]
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40, rejected +1
              drops: flow_table_full +1",
         )
         .meanwhile(vec![Change::FlowCapacity(4)])
         .at(UplinkIngress, tcp(client, NGINX).syn(100))
-        .becomes(tcp(client, POD_1).syn(100))
+        .becomes(tcp("192.0.2.9:61000", POD_1).syn(100))
         .changes(
             "~ flow ingress tcp 192.0.2.9:5000 > 10.110.110.219:80 []
-             ~ flow egress tcp 10.244.3.46:8080 > 192.0.2.9:5000 []
-             + flow egress tcp 192.0.2.9:5000 > 10.244.3.46:8080 => 10.0.0.1:CHOSEN > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
-             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:CHOSEN => 10.244.3.46:8080 > 192.0.2.9:5000, backend 1, no service, addresses, peer egress []
+             ~ flow egress tcp 10.244.3.46:8080 > 192.0.2.9:61000 []
+             + flow egress tcp 192.0.2.9:61000 > 10.244.3.46:8080 => 10.0.0.1:61000 > 10.244.3.46:8080, backend 1, no service, to_backend addresses, peer ingress []
+             + flow ingress tcp 10.244.3.46:8080 > 10.0.0.1:61000 => 10.244.3.46:8080 > 192.0.2.9:61000, backend 1, no service, addresses, peer egress []
              service 1: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .then_at(PodEgress)
-        .becomes(tcp("10.0.0.1:CHOSEN", POD_1).syn(100))
+        .becomes(tcp("10.0.0.1:61000", POD_1).syn(100))
 }
 
 fn full_for_direct() -> Case {
