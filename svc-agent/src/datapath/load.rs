@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use aya::maps::{MapError, MapInfo, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
@@ -19,6 +21,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_OBJECT"));
 const LOG_MAP: &str = "AYA_LOGS";
 /// What an operator can use of a verifier log is at its end.
 const LOG_LINES: usize = 40;
+/// Programs that the kernel verifies at the same time; each takes a CPU, and memory for its states.
+const VERIFIERS: usize = 4;
 
 #[derive(thiserror::Error, Debug)]
 pub enum LoadError {
@@ -157,22 +161,42 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
         .override_global("HOST_NETNS_COOKIE", &variant.host_netns_cookie, true)
         .load(OBJECT)
         .map_err(LoadError::Object)?;
-    let mut programs = BTreeMap::new();
     let names: BTreeSet<_> =
         tail_call::TARGETS.map(|(_, name)| name).into_iter().chain(CLASSIFIERS).chain(HOOKS).collect();
-    for name in names {
-        let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
-        programs.insert(name, load_program(program).map_err(|error| refusal(name, error))?);
-    }
-    connect_tail_calls(&mut ebpf, &programs)?;
-    let express = variant.express.then(|| load_express(&mut ebpf));
-    Ok((ebpf, Programs { loaded: programs, express }))
+    let express = variant.express.then_some(program::UPLINK_XDP);
+    let mut verified = verify(&mut ebpf, names.iter().copied().chain(express).collect());
+    let mut take = |name| verified.remove(name).unwrap_or(Err(LoadError::ProgramMissing { program: name }));
+    let loaded = names.iter().map(|name| Ok((*name, take(name)?))).collect::<Result<BTreeMap<_, _>, LoadError>>()?;
+    let express = express.map(take);
+    connect_tail_calls(&mut ebpf, &loaded)?;
+    Ok((ebpf, Programs { loaded, express }))
 }
 
-fn load_express(ebpf: &mut Ebpf) -> Result<ProgramFd, LoadError> {
-    let name = program::UPLINK_XDP;
-    let program = ebpf.program_mut(name).ok_or(LoadError::ProgramMissing { program: name })?;
-    load_program(program).map_err(|error| refusal(name, error))
+/// Passes programs through the verifier, side by side: it takes the better part of a start, and each of them alone.
+fn verify(ebpf: &mut Ebpf, mut names: BTreeSet<&'static str>) -> BTreeMap<&'static str, Result<ProgramFd, LoadError>> {
+    let mut waiting: Vec<(&'static str, &mut Program)> =
+        ebpf.programs_mut().filter_map(|(name, program)| Some((names.take(name)?, program))).collect();
+    // The longest first, from the end.
+    waiting.sort_by_key(|(name, _)| name.ends_with("_slow"));
+    let waiting = Mutex::new(waiting);
+    let verified = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(VERIFIERS) {
+            scope.spawn(|| {
+                loop {
+                    let next = lock(&waiting).pop();
+                    let Some((name, program)) = next else { break };
+                    let result = load_program(program).map_err(|error| refusal(name, error));
+                    lock(&verified).insert(name, result);
+                }
+            });
+        }
+    });
+    verified.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts the slow programs where the fast ones look for them: the old fast programs, still attached, go on with the new
