@@ -93,7 +93,7 @@ fn ingress_family<A: Known, P: Arrival, T: Tables + Uplinks + FamilyTables<A>>(
     if !is_ordinary(packet, &headers) {
         return None;
     }
-    let inward = established(tables, &headers.key)?;
+    let (inward_place, inward) = established(tables, &headers.key)?;
     let now = flow::time_of(tables, &inward);
     if refreshes(&headers.key, now)
         || is_to_be_reset(tables, &inward)
@@ -111,12 +111,12 @@ fn ingress_family<A: Known, P: Arrival, T: Tables + Uplinks + FamilyTables<A>>(
     if !is_looked_up(tables, &between.key) {
         return None;
     }
-    let outward = established(tables, &between.key)?;
+    let (outward_place, outward) = established(tables, &between.key)?;
     let way = way_out(packet, tables, &between)?;
 
-    note(tables, &headers, &inward, now);
+    note(tables, &headers, (inward_place, &inward), now);
     count_packet(packet, tables, &headers, &inward);
-    note(tables, &between, &outward, now);
+    note(tables, &between, (outward_place, &outward), now);
     count_packet(packet, tables, &between, &outward);
     // One rewrite does for both: what lies between them is seen by nobody.
     let changed = translate(packet, &headers, &outward)
@@ -163,11 +163,12 @@ fn refreshes<A>(key: &FlowKey<A>, now: u32) -> bool {
 /// A flow that does nothing but translate, and whose connection was answered by way of the stack: so TC's flows are what
 /// its packets meet there, and nobody else translates them.
 #[inline(always)]
-fn established<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>) -> Option<Flow<A>> {
+fn established<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>) -> Option<(T::Place, Flow<A>)> {
     const ODD: u8 = flow_op::DIRECT | flow_op::TURN_BACK | flow_op::REROUTE;
-    let flow = tables.flow(key)?;
+    let place = tables.find_flow(key)?;
+    let flow = tables.flow_at(place);
     let plain = flow.ops & (flow_op::ADDRESSES | ODD) == flow_op::ADDRESSES;
-    (plain && flow.state & flow_state::REPLIED != 0).then_some(flow)
+    (plain && flow.state & flow_state::REPLIED != 0).then_some((place, flow))
 }
 
 /// Whether TC would ask for the flow of a packet that leaves by an uplink, and for nothing else.

@@ -45,6 +45,9 @@ pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> O
     }
 }
 
+/// An entry of the flow table, and what it says.
+pub(crate) type Found<'a, A, T> = (<T as FamilyTables<A>>::Place, &'a Flow<A>);
+
 pub(crate) trait Known: ParseNetwork + RewriteNetwork + HopLimit {}
 impl<A: ParseNetwork + RewriteNetwork + HopLimit> Known for A {}
 
@@ -78,7 +81,7 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
             }
             false => None,
         };
-        return leave(packet, tables, &headers, &flow, hop, now);
+        return leave(packet, tables, &headers, (place, &flow), hop, now);
     }
     if may_reply {
         // A reply that would meet its flow where it leaves the stack may not come that far.
@@ -91,7 +94,7 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
             let now = flow::time_of(tables, &flow);
             let ends = (headers.key.source, headers.key.destination);
             return match next_hop(packet, tables, place, &headers, ends, flow.last_seen != now) {
-                Some(hop) => leave(packet, tables, &headers, &flow, Some(hop), now),
+                Some(hop) => leave(packet, tables, &headers, (place, &flow), Some(hop), now),
                 None => PASS,
             };
         }
@@ -120,19 +123,24 @@ fn egress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
         return None;
     }
     let destination_class = tables.address_class(headers.key.destination);
-    let class = tables.address_class(headers.key.source) | destination_class;
     if side == Side::Uplink && destination_class & address_class::FRONTEND != 0 {
         return None;
     }
-    if class & address_class::BACKEND == 0 {
+    let source_class = tables.address_class(headers.key.source);
+    if (source_class | destination_class) & address_class::BACKEND == 0 {
         return Some(Action::Pass);
     }
     read_plain(packet, &mut headers)?;
-    match tables.flow(&headers.key) {
-        Some(flow) if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 => None,
-        Some(flow) => Some(forward(packet, tables, &headers, &flow, false, flow::time_of(tables, &flow))),
-        None => Some(Action::Pass),
+    // On its way to a backend only a masqueraded packet is translated here, and its port is one that we chose.
+    if source_class & address_class::BACKEND == 0 && !flow::is_chosen(headers.key.source_port) {
+        return Some(Action::Pass);
     }
+    let Some(place) = tables.find_flow(&headers.key) else { return Some(Action::Pass) };
+    let flow = tables.flow_at(place);
+    if flow.ops & (flow_op::TURN_BACK | flow_op::REROUTE) != 0 {
+        return None;
+    }
+    Some(forward(packet, tables, &headers, (place, &flow), false, flow::time_of(tables, &flow)))
 }
 
 /// Ports and flags of a whole packet without options or extension headers, whose offsets are then known to be constant.
@@ -156,11 +164,11 @@ fn leave<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     headers: &Headers<A>,
-    flow: &Flow<A>,
+    found: Found<'_, A, T>,
     hop: Option<Hop>,
     now: u32,
 ) -> Fast {
-    match (forward(packet, tables, headers, flow, hop.is_some(), now), hop) {
+    match (forward(packet, tables, headers, found, hop.is_some(), now), hop) {
         (Action::Pass, Some(hop)) => Fast::Forward(hop),
         (action, _) => Fast::Done(action),
     }
@@ -172,11 +180,11 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     headers: &Headers<A>,
-    flow: &Flow<A>,
+    (place, flow): Found<'_, A, T>,
     past_stack: bool,
     now: u32,
 ) -> Action {
-    note(tables, headers, flow, now);
+    note(tables, headers, (place, flow), now);
     count_packet(packet, tables, headers, flow);
     let mut changed = translate(packet, headers, flow);
     if past_stack {
@@ -194,9 +202,14 @@ fn forward<A: Known, P: Packet, T: Tables + FamilyTables<A>>(
 /// Both flows of the pair learn of the packet. Not by `flow::mark_pair`, which asks for the flow again and is a function
 /// of its own.
 #[inline(always)]
-pub(crate) fn note<A: Address, T: FamilyTables<A>>(tables: &T, headers: &Headers<A>, flow: &Flow<A>, now: u32) {
+pub(crate) fn note<A: Address, T: FamilyTables<A>>(
+    tables: &T,
+    headers: &Headers<A>,
+    (place, flow): Found<'_, A, T>,
+    now: u32,
+) {
     if let Some(state) = flow::news(flow, headers.tcp_flags, now) {
-        tables.mark_flow(&headers.key, state, now);
+        tables.mark_flow_at(place, state, now);
         tables.mark_flow(&flow::peer_key(&headers.key, flow), state, now);
     }
 }

@@ -1,5 +1,7 @@
 //! Flow rules: when an existing flow still counts, and how the pair of flows of a new connection is made.
 
+use core::ops::RangeInclusive;
+
 use svc_common::{AddrV6, BackendRef, Flow, FlowEntry, FlowKey, Hop, Port, Protocol, flow_op, flow_stage, flow_state};
 
 use crate::address::Address;
@@ -13,8 +15,11 @@ pub const UDP_IDLE_SECONDS: u32 = 180;
 /// Source ports tried before a new connection is given up.
 const PORT_ATTEMPTS: usize = 8;
 
-/// As many of them lie above the range that sockets get their ports from (net.ipv4.ip_local_port_range ends at 60999 by
-/// default): connections that we see nothing of do not use them. The others are for when those run out.
+/// Where sockets get their ports from (net.ipv4.ip_local_port_range): connections that we see nothing of use these, and
+/// those that we choose a port for do not.
+const LOCAL_RANGE: RangeInclusive<u16> = 32_768..=60_999;
+
+/// As many tries are for ports above it. The others, for when those run out, are for ports below, where servers listen.
 const ATTEMPTS_ABOVE_LOCAL_RANGE: usize = 5;
 
 /// The source port by which the backend is to know a connection.
@@ -193,7 +198,7 @@ fn insert_reply<A: Address, T: Tables + FamilyTables<A>>(
                 let random = tables.random();
                 reply_key.destination_port = match attempt <= ATTEMPTS_ABOVE_LOCAL_RANGE {
                     true => port_above_local_range(random),
-                    false => port_unprivileged(random),
+                    false => port_below_local_range(random),
                 };
             }
         }
@@ -211,14 +216,27 @@ fn in_use<A: Address>(key: &FlowKey<A>, reply_key: &FlowKey<A>, existing: &Flow<
     !own && !ended
 }
 
+/// Whether a port may be one that we chose.
 #[inline(always)]
-fn port_unprivileged(random: u32) -> Port {
-    Port::from_host(1024 + (((random & 0xffff) * (65_536 - 1024)) >> 16) as u16)
+pub fn is_chosen(port: Port) -> bool {
+    !LOCAL_RANGE.contains(&port.to_host())
+}
+
+#[inline(always)]
+fn port_below_local_range(random: u32) -> Port {
+    const UNPRIVILEGED: u16 = 1_024;
+    port_between(UNPRIVILEGED, *LOCAL_RANGE.start() - 1, random)
 }
 
 #[inline(always)]
 fn port_above_local_range(random: u32) -> Port {
-    Port::from_host(61_000 + (((random & 0xffff) * (65_536 - 61_000)) >> 16) as u16)
+    port_between(*LOCAL_RANGE.end() + 1, u16::MAX, random)
+}
+
+#[inline(always)]
+fn port_between(first: u16, last: u16, random: u32) -> Port {
+    let ports = (last - first) as u32 + 1;
+    Port::from_host(first + (((random & 0xffff) * ports) >> 16) as u16)
 }
 
 /// The flow of a packet that is not translated: what a new connection starts from, and what says "this tuple belongs

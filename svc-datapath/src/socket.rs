@@ -3,7 +3,7 @@
 
 use svc_common::{
     DropReason, Event, Flow, FlowKey, FrontendKey, Port, Protocol, Publication, ServiceEntry, SocketKey, SocketValue,
-    Verdict, backend_flag, event_kind, event_path, feature, flow_stage, service_flag, socket_fact,
+    Verdict, address_class, backend_flag, event_kind, event_path, feature, flow_stage, service_flag, socket_fact,
 };
 
 use crate::address::Address;
@@ -15,16 +15,15 @@ use crate::tables::{Counted, FamilyTables, Tables};
 /// the others.
 const SLOTS_ASKED: u32 = 16;
 
-/// The socket at hand.
-#[derive(Clone, Copy, Debug)]
-pub struct Socket {
+/// The socket at hand. What is asked of it may cost a call, and most sockets have nothing to do with a Service.
+pub trait Socket {
+    fn protocol(&self) -> Protocol;
     /// Of bpf_get_socket_cookie.
-    pub cookie: u64,
-    pub protocol: Protocol,
-    /// It lives in the node's own network namespace.
-    pub host: bool,
+    fn cookie(&self) -> u64;
+    /// Whether it lives in the node's own network namespace.
+    fn is_host(&self) -> bool;
     /// Zero while it has none.
-    pub local_port: Port,
+    fn local_port(&self) -> Port;
 }
 
 /// What becomes of an address a program passed to the kernel.
@@ -38,8 +37,8 @@ pub enum Resolution<A> {
 
 /// bind() to a port that the program chose.
 #[inline(always)]
-pub fn bind<T: Tables>(tables: &T, socket: &Socket) {
-    if socket.protocol == Protocol::TCP {
+pub fn bind<T: Tables>(tables: &T, socket: &impl Socket) {
+    if socket.protocol() == Protocol::TCP {
         tables.set_socket(&key(socket, socket_fact::BOUND), &SocketValue::default());
     }
 }
@@ -48,31 +47,38 @@ pub fn bind<T: Tables>(tables: &T, socket: &Socket) {
 #[inline(always)]
 pub fn connect<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
-    socket: &Socket,
+    socket: &impl Socket,
     address: A,
     port: Port,
     listens: impl Fn(A, Port) -> bool,
 ) -> Resolution<A> {
+    let protocol = socket.protocol();
     // The kernel keeps a connected UDP socket where connect() put it, whatever becomes of that endpoint.
-    if socket.protocol != Protocol::TCP {
+    if protocol != Protocol::TCP || tables.address_class(address) & address_class::FRONTEND == 0 {
         return Resolution::Unchanged;
     }
+    let host = socket.is_host();
     // The packet path can give the connection another source port when the program's own is taken by one straight to
     // the same backend. A port that bind() took from the kernel's range is no such choice.
-    if !socket.host && socket.local_port != Port(0) && tables.socket(&key(socket, socket_fact::BOUND)).is_some() {
+    if !host && socket.local_port() != Port(0) && tables.socket(&key(socket, socket_fact::BOUND)).is_some() {
         return Resolution::Unchanged;
     }
-    let frontend = FrontendKey { address, port, protocol: socket.protocol, zero: 0 };
-    match lookup(tables, socket, &frontend) {
-        Some(service) => choose(tables, socket, &frontend, &service, listens),
+    let frontend = FrontendKey { address, port, protocol, zero: 0 };
+    match lookup(tables, host, &frontend) {
+        Some(service) => choose(tables, socket, host, &frontend, &service, listens),
         None => Resolution::Unchanged,
     }
 }
 
-/// The address to show for a peer: getpeername().
+/// The address to show for a peer: getpeername(), and accept(), whose clients are endpoints more seldom.
 #[inline(always)]
-pub fn peer<A: Address, T: Tables>(tables: &T, socket: &Socket, address: A, port: Port) -> Option<(A, Port)> {
-    if socket.protocol != Protocol::TCP {
+pub fn peer<A: Address, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    socket: &impl Socket,
+    address: A,
+    port: Port,
+) -> Option<(A, Port)> {
+    if socket.protocol() != Protocol::TCP || tables.address_class(address) & address_class::BACKEND == 0 {
         return None;
     }
     let known = tables.socket(&key(socket, socket_fact::TRANSLATED))?;
@@ -84,31 +90,32 @@ pub fn peer<A: Address, T: Tables>(tables: &T, socket: &Socket, address: A, port
 #[inline(always)]
 fn lookup<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
-    socket: &Socket,
+    host: bool,
     frontend: &FrontendKey<A>,
 ) -> Option<ServiceEntry> {
     let features = tables.features();
-    let wanted = if socket.host { feature::SOCKET_LB_ALL | feature::SOCKET_LB_HOST } else { feature::SOCKET_LB_ALL };
+    let wanted = if host { feature::SOCKET_LB_ALL | feature::SOCKET_LB_HOST } else { feature::SOCKET_LB_ALL };
     if features & wanted == 0 {
         return None;
     }
     let (_, service) = find_service(tables, frontend)?;
-    (!leave_to_packets(socket, &service)).then_some(service)
+    (!leave_to_packets(host, &service)).then_some(service)
 }
 
 /// The packet path serves these better: it sees the pod's own address (affinity) and each packet of a connection (which it
 /// may have to reset), and a drop there looks like a drop.
 /// The node's own sockets have no packet path of their own.
 #[inline(always)]
-fn leave_to_packets(socket: &Socket, service: &ServiceEntry) -> bool {
+fn leave_to_packets(host: bool, service: &ServiceEntry) -> bool {
     let packets_only = service.affinity_timeout != 0 || service.flags & service_flag::RESET_WHEN_GONE != 0;
-    service.publication.verdict() == Verdict::DROP || (!socket.host && packets_only)
+    service.publication.verdict() == Verdict::DROP || (!host && packets_only)
 }
 
 #[inline(always)]
 fn choose<A: Address, T: Tables + FamilyTables<A>>(
     tables: &T,
-    socket: &Socket,
+    socket: &impl Socket,
+    host: bool,
     frontend: &FrontendKey<A>,
     service: &ServiceEntry,
     listens: impl Fn(A, Port) -> bool,
@@ -122,14 +129,14 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
         // Not known before the kernel has routed the connection; a hashed service is told so (see `select`).
         source_port: Port(0),
         destination_port: frontend.port,
-        protocol: socket.protocol,
+        protocol: frontend.protocol,
         stage: flow_stage::INGRESS,
         zero: 0,
     };
     let mut flow = flow::unchanged(&begin, now);
     match select(tables, &begin, &mut flow, now) {
         Selected::Backend
-            if !socket.host
+            if !host
                 && service.publication.has_local()
                 && may_reach_itself(tables, service.publication, &flow, listens) =>
         {
@@ -145,7 +152,7 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
             tables.set_socket(&key(socket, socket_fact::TRANSLATED), &value);
             tables.count(flow.service, Counted::ConnectionSocket);
             if tables.events_wanted(now) {
-                announce(tables, socket, frontend, &flow, event_kind::TRANSLATED as u32);
+                announce(tables, socket.local_port(), frontend, &flow, event_kind::TRANSLATED as u32);
             }
             Resolution::Replace(flow.destination, flow.destination_port)
         }
@@ -153,7 +160,7 @@ fn choose<A: Address, T: Tables + FamilyTables<A>>(
             tables.count(flow.service, Counted::Rejected);
             tables.count_drop(DropReason::NoEndpoint);
             if tables.events_wanted(now) {
-                announce(tables, socket, frontend, &flow, event_kind::REFUSED as u32);
+                announce(tables, socket.local_port(), frontend, &flow, event_kind::REFUSED as u32);
             }
             Resolution::Refuse
         }
@@ -190,13 +197,19 @@ fn may_reach_itself<A: Address, T: Tables>(
 }
 
 #[inline(always)]
-fn key(socket: &Socket, fact: u32) -> SocketKey {
-    SocketKey { cookie: socket.cookie, fact, zero: 0 }
+fn key(socket: &impl Socket, fact: u32) -> SocketKey {
+    SocketKey { cookie: socket.cookie(), fact, zero: 0 }
 }
 
 /// Tells listeners what became of a connection.
 #[inline(never)]
-fn announce<A: Address, T: Tables>(tables: &T, socket: &Socket, frontend: &FrontendKey<A>, flow: &Flow<A>, kind: u32) {
+fn announce<A: Address, T: Tables>(
+    tables: &T,
+    client_port: Port,
+    frontend: &FrontendKey<A>,
+    flow: &Flow<A>,
+    kind: u32,
+) {
     let refused = kind == event_kind::REFUSED as u32;
     tables.emit(&Event {
         time: 0,
@@ -204,10 +217,10 @@ fn announce<A: Address, T: Tables>(tables: &T, socket: &Socket, frontend: &Front
         client: NOWHERE,
         frontend: frontend.address.wide(),
         backend: if refused { NOWHERE } else { flow.destination.wide() },
-        client_port: socket.local_port,
+        client_port,
         frontend_port: frontend.port,
         backend_port: if refused { Port(0) } else { flow.destination_port },
-        protocol: socket.protocol,
+        protocol: frontend.protocol,
         family: A::FAMILY,
         service: flow.service,
         kind: kind as u8,

@@ -99,8 +99,15 @@ pub trait FamilyTables<A> {
     }
     /// With `replace` an existing entry is overwritten, without it the call fails with [`InsertError::Exists`].
     fn insert_flow(&self, key: &FlowKey<A>, entry: &FlowEntry<A>, replace: bool) -> Result<(), InsertError>;
-    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time and tick, if the entry exists.
-    fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32);
+    /// Adds bits of [`svc_common::flow_state`] to an entry and sets its time and tick.
+    fn mark_flow_at(&self, place: Self::Place, state: u8, now: u32);
+    /// The same, if there is such an entry.
+    #[inline(always)]
+    fn mark_flow(&self, key: &FlowKey<A>, state: u8, now: u32) {
+        if let Some(place) = self.find_flow(key) {
+            self.mark_flow_at(place, state, now);
+        }
+    }
     /// The node's address of this family; the unspecified address if it has none.
     fn node_address(&self) -> A;
     /// Whether the address lies in the cluster's pod ranges (CLUSTER_RANGES): such clients keep their address.

@@ -25,20 +25,20 @@ const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
 pub fn bind(context: &SockAddrContext) -> i32 {
     if port(context) != Port(0) {
-        socket::bind(&KernelTables, &socket(context));
+        socket::bind(&KernelTables, &KernelSocket(context));
     }
     PROCEED
 }
 
 pub fn connect4(context: &SockAddrContext) -> i32 {
-    let socket = socket(context);
+    let socket = KernelSocket(context);
     let listens = |address, port| listens4(context, address, port);
     let resolution = socket::connect(&KernelTables, &socket, address4(context), port(context), listens);
     apply(resolution, |address, port| store4(context, address, port))
 }
 
 pub fn connect6(context: &SockAddrContext) -> i32 {
-    let socket = socket(context);
+    let socket = KernelSocket(context);
     let address = address6(context);
     match mapped(address) {
         Some(address) => {
@@ -55,7 +55,7 @@ pub fn connect6(context: &SockAddrContext) -> i32 {
 }
 
 pub fn peer4(context: &SockAddrContext) -> i32 {
-    let socket = socket(context);
+    let socket = KernelSocket(context);
     if let Some((address, port)) = socket::peer(&KernelTables, &socket, address4(context), port(context)) {
         store4(context, address, port);
     }
@@ -63,7 +63,7 @@ pub fn peer4(context: &SockAddrContext) -> i32 {
 }
 
 pub fn peer6(context: &SockAddrContext) -> i32 {
-    let socket = socket(context);
+    let socket = KernelSocket(context);
     let address = address6(context);
     match mapped(address) {
         Some(address) => {
@@ -80,27 +80,35 @@ pub fn peer6(context: &SockAddrContext) -> i32 {
     PROCEED
 }
 
-#[inline(always)]
-fn socket(context: &SockAddrContext) -> Socket {
-    let host_cookie = HOST_NETNS_COOKIE.load();
-    // SAFETY: the kernel passed a valid context.
-    unsafe {
-        Socket {
-            cookie: bpf_get_socket_cookie(context.as_ptr()),
-            protocol: Protocol((*context.sock_addr).protocol as u8),
-            host: host_cookie != 0 && bpf_get_netns_cookie(context.as_ptr()) == host_cookie,
-            local_port: local_port(context),
-        }
-    }
-}
+struct KernelSocket<'a>(&'a SockAddrContext);
 
-/// The local port, if the socket has one yet.
-#[inline(always)]
-fn local_port(context: &SockAddrContext) -> Port {
-    // SAFETY: the kernel passed a valid context; `sk` is never null in these hooks, but the verifier wants it tested.
-    unsafe {
-        let sk = (*context.sock_addr).__bindgen_anon_1.sk;
-        if sk.is_null() { Port(0) } else { Port::from_host((*sk).src_port as u16) }
+impl Socket for KernelSocket<'_> {
+    #[inline(always)]
+    fn protocol(&self) -> Protocol {
+        // SAFETY: the kernel passed a valid context.
+        Protocol(unsafe { (*self.0.sock_addr).protocol } as u8)
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the kernel passed a valid context.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        let host_cookie = HOST_NETNS_COOKIE.load();
+        // SAFETY: the kernel passed a valid context.
+        host_cookie != 0 && unsafe { bpf_get_netns_cookie(self.0.as_ptr()) } == host_cookie
+    }
+
+    #[inline(always)]
+    fn local_port(&self) -> Port {
+        // SAFETY: the kernel passed a valid context; `sk` is never null in these hooks, but the verifier wants it tested.
+        unsafe {
+            let sk = (*self.0.sock_addr).__bindgen_anon_1.sk;
+            if sk.is_null() { Port(0) } else { Port::from_host((*sk).src_port as u16) }
+        }
     }
 }
 

@@ -138,14 +138,12 @@ macro_rules! family_tables {
             }
 
             #[inline(always)]
-            fn mark_flow(&self, key: &$flow_key, state: u8, now: u32) {
-                if let Some(entry) = maps::$flows.get_ptr_mut(key) {
-                    // SAFETY: a valid map element; a lost race with another CPU's mark is repeated by a later packet.
-                    unsafe {
-                        (*entry).flow.state |= state;
-                        (*entry).flow.last_seen = now;
-                        (*entry).flow.tick = self.tick();
-                    }
+            fn mark_flow_at(&self, place: Self::Place, state: u8, now: u32) {
+                // SAFETY: a valid map element; a lost race with another CPU's mark is repeated by a later packet.
+                unsafe {
+                    (*place).flow.state |= state;
+                    (*place).flow.last_seen = now;
+                    (*place).flow.tick = self.tick();
                 }
             }
 

@@ -11,8 +11,34 @@ const POD_V4: AddrV4 = AddrV4::from_octets([10, 244, 3, 46]);
 const HTTP: Port = Port::from_host(80);
 const TARGET: Port = Port::from_host(8080);
 
-const POD_SOCKET: Socket = Socket { cookie: 7, protocol: Protocol::TCP, host: false, local_port: Port(0) };
-const HOST_SOCKET: Socket = Socket { host: true, ..POD_SOCKET };
+#[derive(Clone, Copy)]
+struct Fake {
+    cookie: u64,
+    protocol: Protocol,
+    host: bool,
+    local_port: Port,
+}
+
+impl Socket for Fake {
+    fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn is_host(&self) -> bool {
+        self.host
+    }
+
+    fn local_port(&self) -> Port {
+        self.local_port
+    }
+}
+
+const POD_SOCKET: Fake = Fake { cookie: 7, protocol: Protocol::TCP, host: false, local_port: Port(0) };
+const HOST_SOCKET: Fake = Fake { host: true, ..POD_SOCKET };
 
 fn address_v6(text: &str) -> AddrV6 {
     AddrV6::from_octets(text.parse::<std::net::Ipv6Addr>().unwrap().octets())
@@ -48,7 +74,7 @@ fn all_with(world: &World, random: &[u32]) -> MemoryTables {
 }
 
 /// connect() in a network namespace where nobody listens.
-fn connect_v4(tables: &MemoryTables, socket: &Socket) -> Resolution<AddrV4> {
+fn connect_v4(tables: &MemoryTables, socket: &Fake) -> Resolution<AddrV4> {
     connect(tables, socket, VIP_V4, HTTP, |_, _| false)
 }
 
@@ -60,7 +86,7 @@ fn a_connection_is_translated_and_shown_as_asked_for() {
     assert_eq!(before.changes(&tables.state()), ["service 1: connections_socket +1"]);
     assert_eq!(peer(&tables, &POD_SOCKET, POD_V4, TARGET), Some((VIP_V4, HTTP)));
     // Another socket that is connected to the pod itself, and this one after it was connected anew.
-    assert_eq!(peer(&tables, &Socket { cookie: 8, ..POD_SOCKET }, POD_V4, TARGET), None);
+    assert_eq!(peer(&tables, &Fake { cookie: 8, ..POD_SOCKET }, POD_V4, TARGET), None);
     assert_eq!(peer(&tables, &POD_SOCKET, POD_V4, Port::from_host(8081)), None);
     assert_eq!(peer(&tables, &POD_SOCKET, VIP_V4, TARGET), None);
 }
@@ -78,7 +104,7 @@ fn datagrams_are_left_to_the_packet_path() {
     let tables = all(&World::new().forward(Protocol::UDP, "10.96.0.20:80", &["10.244.3.46:8080"]));
     let before = tables.state();
     for socket in [POD_SOCKET, HOST_SOCKET] {
-        let socket = Socket { protocol: Protocol::UDP, ..socket };
+        let socket = Fake { protocol: Protocol::UDP, ..socket };
         bind(&tables, &socket);
         assert_eq!(connect_v4(&tables, &socket), Resolution::Unchanged);
         assert_eq!(peer(&tables, &socket, POD_V4, TARGET), None);
@@ -115,18 +141,18 @@ fn affinity_of_pods_is_left_to_the_packet_path() {
     let first = connect_v4(&tables, &HOST_SOCKET);
     assert!(matches!(first, Resolution::Replace(..)), "the node itself is the client: {first:?}");
     for cookie in 100..150 {
-        assert_eq!(connect_v4(&tables, &Socket { cookie, ..HOST_SOCKET }), first);
+        assert_eq!(connect_v4(&tables, &Fake { cookie, ..HOST_SOCKET }), first);
     }
 }
 
 #[test]
 fn a_port_the_program_chose_is_left_to_the_packet_path() {
     let tables = all(&web());
-    let bound = Socket { local_port: Port::from_host(4000), ..POD_SOCKET };
+    let bound = Fake { local_port: Port::from_host(4000), ..POD_SOCKET };
     assert_eq!(connect_v4(&tables, &bound), Resolution::Replace(POD_V4, TARGET), "bound by the kernel");
     bind(&tables, &bound);
     assert_eq!(connect_v4(&tables, &bound), Resolution::Unchanged);
-    assert_eq!(connect_v4(&tables, &Socket { host: true, ..bound }), Resolution::Replace(POD_V4, TARGET));
+    assert_eq!(connect_v4(&tables, &Fake { host: true, ..bound }), Resolution::Replace(POD_V4, TARGET));
 }
 
 #[test]

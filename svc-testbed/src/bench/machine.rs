@@ -1,7 +1,8 @@
-//! Facts about the machine and the programs that a number depends on, for the header of every report.
+//! Facts about the machine and the programs that a number depends on, for the header of every report; and how busy it is.
 
 use std::{fs, process::Command};
 
+use anyhow::{Context as _, Result};
 use rustix::{process::geteuid, system::uname};
 use serde::{Deserialize, Serialize};
 
@@ -80,4 +81,14 @@ fn mitigations() -> String {
         .collect();
     on.sort();
     if on.is_empty() { "none".to_owned() } else { on.join("; ") }
+}
+
+/// CPU time the machine has spent on anything since it started, as /proc/stat counts idleness: to a hundredth of a second.
+pub fn busy_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|number| number.parse().ok()).collect();
+    // user nice system idle iowait irq softirq; steal is another machine's work, guests are in user already.
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|column| ticks.get(*column)).sum::<f64>();
+    Ok(busy / rustix::param::clock_ticks_per_second() as f64)
 }

@@ -284,9 +284,8 @@ macro_rules! family_tables {
                 self.$family.insert_flow(key, entry, replace, free)
             }
 
-            fn mark_flow(&self, key: &FlowKey<$address>, state: u8, now: u32) {
-                self.accesses.note("flow");
-                self.$family.mark(key, state, now);
+            fn mark_flow_at(&self, place: Self::Place, state: u8, now: u32) {
+                self.$family.mark(&place, state, now);
             }
 
             fn node_address(&self) -> $address {

@@ -9,7 +9,7 @@ mod servers;
 use std::net::{Ipv4Addr, SocketAddr};
 
 pub use cluster::Cluster;
-pub use programs::ProgramTimes;
+pub use programs::{ProgramTimes, Spent};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {

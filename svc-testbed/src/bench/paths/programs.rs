@@ -15,9 +15,15 @@ use aya::{
 
 /// Runs and nanoseconds of one program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Spent {
-    runs: u64,
-    nanoseconds: u64,
+pub struct Spent {
+    pub runs: u64,
+    pub nanoseconds: u64,
+}
+
+impl Spent {
+    pub fn per_run(self) -> f64 {
+        self.nanoseconds as f64 / self.runs as f64
+    }
 }
 
 pub struct ProgramTimes {
@@ -32,8 +38,8 @@ impl ProgramTimes {
         Ok(Self { before: read()?, _enabled: enabled })
     }
 
-    /// Nanoseconds per run of each program that ran since, by name, with the number of its runs.
-    pub fn finish(self) -> Result<Vec<(String, f64, u64)>> {
+    /// What each program that ran since has spent, by name.
+    pub fn finish(self) -> Result<Vec<(String, Spent)>> {
         let mut spent: BTreeMap<String, Spent> = BTreeMap::new();
         for ((id, name), after) in read()? {
             let before = self.before.get(&(id, name.clone())).copied().unwrap_or_default();
@@ -41,8 +47,7 @@ impl ProgramTimes {
             sum.runs += after.runs.saturating_sub(before.runs);
             sum.nanoseconds += after.nanoseconds.saturating_sub(before.nanoseconds);
         }
-        let ran = spent.into_iter().filter(|(_, spent)| spent.runs > 0);
-        Ok(ran.map(|(name, spent)| (name, spent.nanoseconds as f64 / spent.runs as f64, spent.runs)).collect())
+        Ok(spent.into_iter().filter(|(_, spent)| spent.runs > 0).collect())
     }
 }
 

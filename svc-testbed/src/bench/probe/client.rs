@@ -1,7 +1,6 @@
 //! The asking side.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
@@ -11,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{Exchanges, Flood, Target, kind};
-use crate::bench::statistics::percentile;
+use crate::bench::{machine::busy_seconds, statistics::percentile};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Exchanges before the first that counts.
@@ -104,16 +103,6 @@ fn report(socket: &UdpSocket) -> Result<u64> {
     let mut count = [0; 8];
     socket.recv(&mut count)?;
     Ok(u64::from_be_bytes(count))
-}
-
-/// CPU time the machine has spent on anything since it started, as /proc/stat counts idleness: to a hundredth of a second.
-fn busy_seconds() -> Result<f64> {
-    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    let line = text.lines().next().context("/proc/stat is empty")?;
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|number| number.parse().ok()).collect();
-    // user nice system idle iowait irq softirq; steal is another machine's work, guests are in user already.
-    let busy = [0, 1, 2, 5, 6].iter().filter_map(|column| ticks.get(*column)).sum::<f64>();
-    Ok(busy / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn unreachable(target: &Target) -> String {

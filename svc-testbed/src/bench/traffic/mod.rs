@@ -120,8 +120,9 @@ impl Plan {
     pub fn full(services: Option<u32>) -> Self {
         let both = vec![Place::SameNode, Place::OtherNode];
         let most = services.unwrap_or(10_000);
-        let sizes = [(1, both.clone()), (1_000, vec![Place::SameNode]), (most, both)];
-        Self { rounds: 5, seconds: 1, sizes: sizes.into_iter().filter(|(size, _)| *size <= most).collect() }
+        let smaller = [(1, both.clone()), (1_000, vec![Place::SameNode])];
+        let sizes = smaller.into_iter().filter(|(size, _)| *size < most).chain([(most, both)]).collect();
+        Self { rounds: 5, seconds: 1, sizes }
     }
 }
 

@@ -207,10 +207,10 @@ fn exhausted() -> Case {
              service 2: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .at(PodIngress, tcp(CLIENT, THIRD).syn(600))
-        .becomes(tcp("10.244.3.5:22527", POD_1).syn(600))
+        .becomes(tcp("10.244.3.5:11605", POD_1).syn(600))
         .changes(
-            "+ flow ingress tcp 10.244.3.5:40000 > 10.96.8.8:80 => 10.244.3.5:22527 > 10.244.3.46:8080, backend 3, service 3, to_backend addresses, peer egress []
-             + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:22527 => 10.96.8.8:80 > 10.244.3.5:40000, backend 3, service 3, addresses, peer ingress []
+            "+ flow ingress tcp 10.244.3.5:40000 > 10.96.8.8:80 => 10.244.3.5:11605 > 10.244.3.46:8080, backend 3, service 3, to_backend addresses, peer egress []
+             + flow egress tcp 10.244.3.46:8080 > 10.244.3.5:11605 => 10.96.8.8:80 > 10.244.3.5:40000, backend 3, service 3, addresses, peer ingress []
              service 3: connections_tc +1, packets_to_backend +1, bytes_to_backend +40",
         )
         .at(PodIngress, tcp(CLIENT, FOURTH).syn(600))
