@@ -1,11 +1,15 @@
 //! `cargo xtask bench`: installs what it takes, builds optimized programs and lets the lab's program measure. What is measured, and
 //! what the arguments mean, is its business: `cargo xtask bench --help`.
 
+use std::env;
 use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::{build_ebpf, lab, packages, process};
+use crate::{build, build_ebpf, lab, packages, process};
+
+/// The agent that the lab's program starts.
+const AGENT_VARIABLE: &str = "SVC_AGENT_BIN";
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -24,12 +28,16 @@ pub fn run(options: &Options) -> Result<()> {
     let only_programs = options.arguments.iter().filter(|argument| !is_flag(argument)).eq(["programs"]);
     let profile = if only_programs { "debug" } else { "release" };
     let mut build = process::cargo();
-    build.args(["build", "--bins"]);
+    build.args(["build", "--bin", "svc-testbed"]);
     if !only_programs {
         build.arg("--release");
     }
     process::run(&mut build)?;
     let mut bench = lab::program(profile, "bench");
+    if !only_programs && env::var_os(AGENT_VARIABLE).is_none() {
+        // The binary that users run: its allocator is not that of this machine's libraries.
+        bench.env(AGENT_VARIABLE, build::ensure(true)?);
+    }
     bench.arg("--output").arg(process::target().join("bench")).args(&options.arguments);
     process::run(bench.env(build_ebpf::OBJECT_VARIABLE, object))
 }
