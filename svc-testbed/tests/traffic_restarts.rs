@@ -22,7 +22,8 @@ use svc_testbed::{
 };
 use traffic_support::{Kind, Mode, PATIENCE, WEB, World, expect_pods, service, vip};
 
-const RESTARTS: usize = 10;
+/// Of each sort, in each mode: twice as many in all.
+const RESTARTS: usize = 5;
 /// Two of these and wrk keep a small machine busy; the agent has to start beside them.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Longer than the test; it is ended when the restarts are done.
