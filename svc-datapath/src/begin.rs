@@ -81,14 +81,7 @@ fn tracks<A: Address, T: FamilyTables<A>>(tables: &T, side: Side, key: &FlowKey<
 /// Whether replies to an untranslated packet of this tuple would be taken for those of another connection.
 #[inline(always)]
 pub fn is_taken<A: Address, T: FamilyTables<A>>(tables: &T, key: &FlowKey<A>) -> bool {
-    let replies = FlowKey {
-        source: key.destination,
-        destination: key.source,
-        source_port: key.destination_port,
-        destination_port: key.source_port,
-        stage: flow_stage::EGRESS,
-        ..*key
-    };
+    let replies = FlowKey { stage: flow_stage::EGRESS, ..flow::reversed(key) };
     tables.flow(&replies).is_some_and(|flow| flow.ops & flow_op::TO_BACKEND == 0)
 }
 
@@ -223,7 +216,8 @@ pub fn masquerade<A: Address, T: Tables + FamilyTables<A>>(
     match flow::insert_pair(tables, &headers.key, entry, SourcePort::Keep, now) {
         Ok(()) => Action::Pass,
         Err(error) => {
-            // Without the second pair the first must not be used: the next packet begins anew.
+            // Without the second pair the first must not be used: the next packet begins anew. Spelled out, because by way of
+            // `flow::reversed` the verifier has a third more to do.
             let replies = FlowKey {
                 source: headers.key.destination,
                 destination: headers.key.source,

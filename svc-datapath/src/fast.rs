@@ -105,7 +105,6 @@ fn ingress_family<A: Known, P: Packet, T: Tables + FamilyTables<A>>(packet: &mut
         return PASS;
     }
     // What other machines send straight to backends here, all day long.
-    headers.key.stage = flow_stage::INGRESS;
     if side == Side::Uplink && class & address_class::FRONTEND == 0 && !is_taken(tables, &headers.key) {
         return PASS;
     }

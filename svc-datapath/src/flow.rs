@@ -52,6 +52,18 @@ pub fn peer_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
     }
 }
 
+/// The key, at the same stage, of packets the other way.
+#[inline(always)]
+pub fn reversed<A: Copy>(key: &FlowKey<A>) -> FlowKey<A> {
+    FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        ..*key
+    }
+}
+
 /// Whether a packet that matches `flow` belongs to it, or begins a new connection instead.
 #[inline(always)]
 pub fn continues<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>, tcp_flags: u8, now: u32) -> bool {

@@ -29,7 +29,7 @@ pub mod tc;
 mod verdict;
 
 pub use address::Address;
-pub use flow::{UDP_IDLE_SECONDS, has_ended, peer_key};
+pub use flow::{UDP_IDLE_SECONDS, has_ended, peer_key, reversed};
 pub use parse::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 pub use tables::{
     Action, ChecksumPart, Counted, FamilyTables, Fragments, InsertError, Packet, RewriteError, Scratch, Side, Tables,

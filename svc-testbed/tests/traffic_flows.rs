@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use svc_testbed::{
-    Client, Family, NodeSpec, Outcome, PodSpec, Sample, Shape, Tcp, Udp,
+    Client, Family, NodeSpec, Outcome, PodSpec, Shape, Tcp, Udp,
     client::{Again, expect_all, expect_replies_from},
     manifests::Endpoint,
 };
@@ -18,59 +18,60 @@ use traffic_support::{AGENT_NODE, AT_ONCE, Kind, Mode, World, expect_pods, expec
 const OUTSIDE: &str = "ext";
 const CONNECTED: [Kind; 2] = [Kind::Tcp, Kind::UdpConnected];
 
-/// Opens a socket from `port`, keeps it under `name`, and returns what it experienced.
-fn open(kind: Kind, client: &Client, to: SocketAddr, port: u16, name: &str) -> Result<Vec<Sample>> {
-    kind.probe(client, to, |tcp| tcp.source_port(port).hold(name), |udp| udp.source_port(port).hold(name))
-}
-
-/// Opens one socket after the other from the same port of a machine; then all of them work, again and again.
-fn share_a_port(
-    world: &World,
-    machine: &str,
+/// A port of some machine, from which sockets of one kind talk to the pod `near`, through Services or not.
+struct Origin<'a> {
+    world: &'a World,
+    machine: &'a str,
+    client: Client,
     kind: Kind,
     family: Family,
     port: u16,
-    targets: &[SocketAddr],
-) -> Result<()> {
-    let client = world.machine(machine)?.client()?;
-    for (number, to) in targets.iter().enumerate() {
-        let samples = open(kind, &client, *to, port, &number.to_string())?;
-        expect_near(world, machine, family, *to, &samples).with_context(|| format!("opening {to}"))?;
+}
+
+impl<'a> Origin<'a> {
+    fn new(world: &'a World, machine: &'a str, kind: Kind, family: Family, port: u16) -> Result<Self> {
+        Ok(Self { world, machine, client: world.machine(machine)?.client()?, kind, family, port })
     }
-    for round in 0..3 {
+
+    /// Opens a socket, keeps it under `name`, and checks whom it reached and as whom.
+    fn open(&self, to: SocketAddr, name: &str) -> Result<()> {
+        let (port, near) = (self.port, self.world.machine("near")?);
+        let samples = self.kind.probe(
+            &self.client,
+            to,
+            |tcp| tcp.source_port(port).hold(name),
+            |udp| udp.source_port(port).hold(name),
+        )?;
+        expect_pods(&samples, &["near"])?;
+        expect_replies_from(&samples, to)?;
+        let masqueraded = self.machine == OUTSIDE && near.ip(self.family) != to.ip();
+        let seen_as = if masqueraded { AGENT_NODE } else { self.machine };
+        expect_seen_as(&samples, self.world.machine(seen_as)?.ip(self.family))
+    }
+
+    /// Opens one socket after the other; then all of them work, again and again.
+    fn share(&self, targets: &[SocketAddr]) -> Result<()> {
         for (number, to) in targets.iter().enumerate() {
-            let samples = client.again(Again::on(&number.to_string()).size(1000).reply(1000).packets(2))?;
-            expect_pods(&samples, &["near"]).with_context(|| format!("round {round} of {to}"))?;
-            expect_replies_from(&samples, *to)?;
+            self.open(*to, &number.to_string()).with_context(|| format!("opening {to}"))?;
         }
+        for round in 0..3 {
+            for (number, to) in targets.iter().enumerate() {
+                let samples = self.client.again(Again::on(&number.to_string()).size(1000).reply(1000).packets(2))?;
+                expect_pods(&samples, &["near"]).with_context(|| format!("round {round} of {to}"))?;
+                expect_replies_from(&samples, *to)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Uses a port of a machine again once the socket that had it is closed.
-fn take_over_a_port(
-    world: &World,
-    machine: &str,
-    kind: Kind,
-    family: Family,
-    port: u16,
-    targets: &[SocketAddr],
-) -> Result<()> {
-    let client = world.machine(machine)?.client()?;
-    for (number, to) in targets.iter().enumerate() {
-        let name = number.to_string();
-        let samples = open(kind, &client, *to, port, &name)?;
-        expect_near(world, machine, family, *to, &samples).with_context(|| format!("then {to}"))?;
-        client.close(&name)?;
+    /// Opens each socket after the one before is closed.
+    fn hand_over(&self, targets: &[SocketAddr]) -> Result<()> {
+        for to in targets {
+            self.open(*to, "only").with_context(|| format!("then {to}"))?;
+            self.client.close("only")?;
+        }
+        Ok(())
     }
-    Ok(())
-}
-
-fn expect_near(world: &World, machine: &str, family: Family, to: SocketAddr, samples: &[Sample]) -> Result<()> {
-    expect_pods(samples, &["near"])?;
-    expect_replies_from(samples, to)?;
-    let masqueraded = machine == OUTSIDE && world.machine("near")?.ip(family) != to.ip();
-    expect_seen_as(samples, world.machine(if masqueraded { AGENT_NODE } else { machine })?.ip(family))
 }
 
 #[test]
@@ -99,10 +100,9 @@ fn serve_the_service_and_its_pod(mode: Mode) -> Result<()> {
                         continue;
                     }
                     let context = || format!("{family:?} {kind:?} {targets:?} from {machine}");
-                    port += 1;
-                    share_a_port(world, machine, kind, family, port, &targets).with_context(context)?;
-                    port += 1;
-                    take_over_a_port(world, machine, kind, family, port, &targets).with_context(context)?;
+                    port += 2;
+                    Origin::new(world, machine, kind, family, port)?.share(&targets).with_context(context)?;
+                    Origin::new(world, machine, kind, family, port + 1)?.hand_over(&targets).with_context(context)?;
                 }
             }
         }
@@ -122,7 +122,8 @@ fn one_client_port_serves_two_services_with_one_pod() -> Result<()> {
             for (family, kind) in Family::BOTH.into_iter().flat_map(|family| CONNECTED.map(|kind| (family, kind))) {
                 port += 1;
                 let targets = services.each_ref().map(|service| vip(service, family, kind.ports().0));
-                share_a_port(world, "client", kind, family, port, &targets)
+                Origin::new(world, "client", kind, family, port)?
+                    .share(&targets)
                     .with_context(|| format!("{family:?} {kind:?} from port {port}"))?;
             }
             Ok(())

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use aya::maps::{MapError, MapInfo, ProgramArray};
@@ -176,27 +178,17 @@ pub fn load(pins: Option<&PinDir>, variant: &Variant, capacities: Capacities) ->
 fn verify(ebpf: &mut Ebpf, mut names: BTreeSet<&'static str>) -> BTreeMap<&'static str, Result<ProgramFd, LoadError>> {
     let mut waiting: Vec<(&'static str, &mut Program)> =
         ebpf.programs_mut().filter_map(|(name, program)| Some((names.take(name)?, program))).collect();
-    // The longest first, from the end.
-    waiting.sort_by_key(|(name, _)| name.ends_with("_slow"));
-    let waiting = Mutex::new(waiting);
-    let verified = Mutex::new(BTreeMap::new());
+    // The longest first.
+    waiting.sort_by_key(|(name, _)| !name.ends_with("_slow"));
+    let waiting = Mutex::new(waiting.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let load = |(name, program)| (name, load_program(program).map_err(|error| refusal(name, error)));
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(VERIFIERS) {
-            scope.spawn(|| {
-                loop {
-                    let next = lock(&waiting).pop();
-                    let Some((name, program)) = next else { break };
-                    let result = load_program(program).map_err(|error| refusal(name, error));
-                    lock(&verified).insert(name, result);
-                }
-            });
-        }
-    });
-    verified.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+        let verifiers = thread::available_parallelism().map_or(1, usize::from).min(VERIFIERS);
+        let running: Vec<_> =
+            (0..verifiers).map(|_| scope.spawn(|| iter::from_fn(next).map(load).collect::<Vec<_>>())).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 /// Puts the slow programs where the fast ones look for them: the old fast programs, still attached, go on with the new

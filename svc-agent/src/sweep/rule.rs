@@ -2,7 +2,7 @@
 //! Times are seconds of CLOCK_MONOTONIC in 32 bits, which wrap around; what lies in the future is a packet newer than `now`.
 
 use svc_common::{Flow, FlowKey, Protocol, flow_op, flow_stage, flow_state};
-use svc_datapath::{UDP_IDLE_SECONDS, has_ended, peer_key};
+use svc_datapath::{UDP_IDLE_SECONDS, has_ended, peer_key, reversed};
 
 /// After RST, or FIN from both sides, late packets may still come: nf_conntrack_tcp_timeout_time_wait.
 pub const ENDED_SECONDS: u32 = 120;
@@ -84,14 +84,7 @@ pub fn first_pair<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<FlowKey<A
         return None;
     }
     let to_backend = if flow.ops & flow_op::TO_BACKEND != 0 { *key } else { peer_key(key, flow) };
-    Some(FlowKey {
-        source: to_backend.destination,
-        destination: to_backend.source,
-        source_port: to_backend.destination_port,
-        destination_port: to_backend.source_port,
-        stage: flow_stage::EGRESS,
-        ..to_backend
-    })
+    Some(FlowKey { stage: flow_stage::EGRESS, ..reversed(&to_backend) })
 }
 
 #[cfg(test)]
